@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0",
     python_requires=f">={facts['min_python']}",
     packages=find_packages(include=["iqa_repro", "iqa_repro.*"]),
-    package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed/*.csv"]},
+    package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv"]},
     install_requires=facts["requirements"].split(),
     extras_require={"dev": facts["dev_requirements"].split()},
     zip_safe=False,
