@@ -145,7 +145,7 @@ def read_foreign(
         ) from error
     return _tensors_of(content, path)
 
-
+# %% ../../nbs/0_core/04_checkpoints.ipynb #47bfb1e6
 def _tensors_of(content, path):
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -84,19 +84,14 @@ def train_crops(
     if n < 1:
         raise ValueError(f"at least 1 crop is needed, got {n}")
     images = fit_crop(check_images(images), size)
-    draws = [
-        torch.randint(end, (len(images), n), generator=generator).tolist() for end in _ends(images, size)
-    ]
+    ends = (images.shape[-2] - size + 1, images.shape[-1] - size + 1, 2)  # tops, lefts, heads or tails
+    draws = [torch.randint(end, (len(images), n), generator=generator).tolist() for end in ends]
     crops = []
     for image, *places in zip(images, *draws, strict=True):
         for top, left, mirrored in zip(*places, strict=True):
             crop = image[:, top : top + size, left : left + size]
             crops.append(crop.flip(-1) if flip and mirrored else crop)
     return torch.stack(crops).unflatten(0, (len(images), n))
-
-
-def _ends(images, size):
-    return images.shape[-2] - size + 1, images.shape[-1] - size + 1, 2  # tops, lefts, heads or tails
 
 # %% ../../nbs/1_data/02_crops.ipynb #40e40f1d
 def train_crop(

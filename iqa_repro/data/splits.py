@@ -20,7 +20,7 @@ def split_table(
     "Random train and test part (GRMP-IQA §4.2: 80/20, by reference for synthetic sets)"
     return _split(table, seed, by, test_share, "split")
 
-
+# %% ../../nbs/1_data/03_splits.ipynb #d84c66af
 def _split(table, seed, by, share, stream):
     if by not in ("reference", "image"):
         raise ValueError(f"by must be 'reference' or 'image', got {by!r}")

@@ -84,31 +84,38 @@ def check_rows(
         )
     if table.empty:
         raise ValueError(f"{where} has a header and no rows; at least one picture is needed")
-    nameless = [
-        row
-        for row, name in enumerate(table["image"], 1)
-        if not isinstance(name, (str, os.PathLike)) or not str(name)
-    ]
-    if nameless:
-        kind = type(table["image"].iloc[nameless[0] - 1]).__name__
-        raise ValueError(
-            f"{where}: `image` must be text, {len(nameless)} rows are not, first row {nameless[0]} ({kind}); read it with dtype str"
-        )
-    table = table.assign(image=[os.fspath(name) for name in table["image"]])
-    scores = pd.to_numeric(table["mos"], errors="coerce").astype(float)
-    if wrong := [
-        (row, table["mos"].iloc[row - 1]) for row, ok in enumerate(np.isfinite(scores), 1) if not ok
-    ]:
-        found = ", ".join(f"row {row}: {value}" for row, value in wrong[:3])
-        raise ValueError(
-            f"{where}: {len(wrong)} of {len(table)} scores are no finite numbers ({found}); drop or correct these rows"
-        )
+    table = table.assign(image=_names(table["image"], where), mos=_scores(table["mos"], where))
     if table["image"].duplicated().any():
         twice = table.loc[table["image"].duplicated(), "image"].tolist()
         raise ValueError(
             f"{where} lists {len(twice)} pictures again, first {twice[:3]}; one row a picture, so average or drop"
         )
-    return table.assign(mos=scores)
+    return table
+
+# %% ../../nbs/1_data/00_tables.ipynb #1e3556fb
+def _names(column, where):
+    wrong = [
+        row for row, name in enumerate(column, 1) if not isinstance(name, (str, os.PathLike)) or not str(name)
+    ]
+    if wrong:
+        kind = type(column.iloc[wrong[0] - 1]).__name__
+        found = f"{len(wrong)} rows are not, first row {wrong[0]} ({kind})"
+        raise ValueError(f"{where}: `image` must be text, {found}; read it with dtype str")
+    return [os.fspath(name) for name in column]
+
+
+def _scores(column, where):
+    if pd.api.types.is_bool_dtype(column):
+        raise ValueError(
+            f"{where}: `mos` holds {column.iloc[0]} … where numbers were expected; is it the right column?"
+        )
+    scores = pd.to_numeric(column, errors="coerce").astype(float)
+    if wrong := [(row, column.iloc[row - 1]) for row, ok in enumerate(np.isfinite(scores), 1) if not ok]:
+        found = ", ".join(f"row {row}: {value}" for row, value in wrong[:3])
+        raise ValueError(
+            f"{where}: {len(wrong)} of {len(column)} scores are no finite numbers ({found}); drop or correct these rows"
+        )
+    return scores
 
 # %% ../../nbs/1_data/00_tables.ipynb #7d3e11ab
 def read_table(
@@ -139,19 +146,26 @@ def read_table(
     table.attrs = {"facts": asdict(facts)}
     return _check_files(table, where) if check_files else table
 
-
+# %% ../../nbs/1_data/00_tables.ipynb #eb45d635
 def _read_csv(path):
     if not path.is_file():
         raise FileNotFoundError(f"no table at {path}; it should be a CSV with the columns image,mos")
     try:
         text = dict.fromkeys(TEXT_COLUMNS, str)
-        return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is no CSV in UTF-8 with the columns image,mos: {str(error).strip()}"
         ) from error
+    if not isinstance(
+        table.index, pd.RangeIndex
+    ):  # pandas would take the first field as an index and shift the rest
+        raise ValueError(
+            f"{path}: rows have more fields than the header {list(table.columns)}; quote names that hold a comma"
+        )
+    return table
 
-
+# %% ../../nbs/1_data/00_tables.ipynb #e8772393
 def _check_files(table, where):
     missing = [name for name in table["image"] if not Path(name).is_file()]
     if missing:

@@ -53,6 +53,10 @@ def paper_style() -> Iterator[None]:
     ):
         mpl.rcParams.update(STYLE)
         yield
+        interactive = mpl.is_interactive()
+    mpl.interactive(
+        interactive
+    )  # a notebook's first figure turns it on, and later ones are not shown without
 
 # %% ../../nbs/4_study/03_figures.ipynb #e4fabf91
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BROWN, _PINK, _GREY, _YELLOW, _SKY = sns.color_palette(
@@ -109,7 +113,8 @@ def stand_in_banner(
         raise TypeError(f"a matplotlib Axes or Figure is needed, got {type(target).__name__}")
     look = dict(fontsize=7, style="italic", color="0.35")
     if isinstance(target, Figure):
-        target.suptitle(text, x=0.995, ha="right", **look)
+        own = target.get_suptitle().removesuffix(text).rstrip(" –")
+        target.suptitle(f"{own} – {text}" if own else text, x=0.995, ha="right", **look)
     else:
         target.set_title(text, loc="right", **look)
 

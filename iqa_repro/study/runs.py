@@ -164,7 +164,11 @@ class Run(RowLog):
             for p in self.folder.iterdir()
             if p.suffix in {".csv", ".svg", ".png"} or p.name == "claims.json"
         )
-        self.note(files={p.name: sha256_of(p) for p in files}, rows_made=len(self._made))
+        self.note(
+            files={p.name: sha256_of(p) for p in files},
+            rows_made=len(self._known) - self._before,
+            rows_kept=self._before,
+        )
         self.note(started=datetime.fromtimestamp(self._start, UTC).isoformat(timespec="seconds"))
         self.note(wall_s=round(time.time() - self._start, 1), peak_memory_gib=round(peak_memory_gib(), 2))
         self._write("run.json", self.facts)
