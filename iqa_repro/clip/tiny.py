@@ -24,7 +24,7 @@ from .backbone import OPENAI_MEAN, OPENAI_STD, Backbone, encode_images, encode_p
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.resources import run_parallel
 from ..core.seeds import derive_seed, numpy_generator
-from ..data.distortions import distort, find_distortion
+from ..data.distortions import distort, find_distortion, human_rating
 from ..data.photographs import PHOTOGRAPHS, SCENES, cut_scene
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #1a688497
@@ -76,12 +76,14 @@ def caption(
     photo = PHOTOGRAPHS[name]
     thing = (photo.subject if generator.random() < 0.5 else photo.scene).replace("_", " ")
     draw, defect = generator.random(), ""
-    if photo.role == "meta" and step is None and draw < 0.25:
-        defect = "high quality" if draw < 0.15 else "good"
-    elif step is not None and step[1] >= 2 and draw < 0.5:
+    if photo.role == "meta" and step is None and draw < 0.6:
+        defect = ("high quality", "good", "sharp", "clean")[int(draw / 0.15)]
+    elif step is not None and draw < 0.8:
         kind = find_distortion(step[0])
         word = _DEFECT_BY_TYPE.get(kind.name, _DEFECTS.get(kind.group, "distorted"))
-        defect = word if draw < 0.35 or step[1] < 4 else ("low quality" if draw < 0.44 else "bad")
+        defect = word if draw < 0.5 else ("low quality" if draw < 0.65 else "bad")
+        if human_rating(*step)[0] > 4:
+            defect = "" if draw < 0.6 else "good"
     noun = f"{defect} photo of" if defect else "photo of"
     article = "an" if noun[0] in "aeiou" else "a"
     return f"{article} {noun} {'an' if thing[0] in 'aeiou' else 'a'} {thing}."
@@ -93,8 +95,14 @@ def _training_picture(job):
     return picture if step is None else distort(picture, *step, seed=cut)
 
 
+def _draw_step(generator):
+    common = generator.random() < 0.6  # blur, noise, JPEG, light: what the web shows, and has words for
+    number = generator.choice((1, 2, 3, 10, 11, 16, 17)) if common else generator.integers(1, 26)
+    return int(number), int(generator.integers(1, 6))
+
+
 def training_set(
-    windows: int = 60,  # windows of each photograph
+    windows: int = 50,  # windows of each photograph
     seed: int = 0,  # of windows and distortions
     workers: int = 1,  # processes
 ) -> tuple[Tensor, list[tuple]]:  # (n, 3, 96, 96) float32 in [0, 1]; (name, window, step) of each
@@ -103,7 +111,7 @@ def training_set(
     jobs = []
     for photo in PHOTOGRAPHS.values():
         for cut in range(windows):
-            steps = [(int(generator.integers(1, 26)), int(generator.integers(1, 6))) for _ in range(3)]
+            steps = [_draw_step(generator) for _ in range(3)]
             jobs += [(photo.name, cut, step) for step in [None] + (steps if photo.role == "meta" else [])]
     pictures = np.stack(list(run_parallel(_training_picture, jobs, workers)))
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), jobs
@@ -127,7 +135,7 @@ def contrastive_loss(
 def train_tiny(
     steps: int = 1600,  # optimizer steps
     batch: int = 64,  # pairs a step
-    windows: int = 60,  # windows of each photograph
+    windows: int = 50,  # windows of each photograph
     seed: int = 0,  # of everything random
     workers: int = 2,  # processes that make the pictures
 ) -> Backbone:  # trained, on CPU

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from skimage.transform import resize as resize_array
 
 from ..core.seeds import numpy_generator
 
@@ -91,10 +90,10 @@ def _canvas(colour) -> np.ndarray:
     return np.broadcast_to(np.float32(colour), (_SIZE, _SIZE, 3)).copy()
 
 
-def _paint(canvas, mask, colour, texture=0.0):
-    canvas[mask] = (
-        np.float32(colour) + np.float32(texture)[..., None][mask] if np.ndim(texture) else np.float32(colour)
-    )
+def _paint(canvas, mask, colour, texture=None):
+    canvas[mask] = np.float32(colour)
+    if texture is not None:
+        canvas[mask] += np.float32(texture)[mask][:, None]
 
 
 def _hills(g):
@@ -102,20 +101,22 @@ def _hills(g):
     canvas = (1 - y[..., None]) * g.uniform([0.3, 0.5, 0.8], [0.5, 0.7, 1.0]) + y[..., None] * np.float32(
         [0.9, 0.8, 0.7]
     )
+    grain = soft_noise(g, _SIZE, 0.8)
     for depth in range(4):
         ridge = 0.45 + 0.13 * depth + 0.06 * np.cumsum(g.standard_normal(_SIZE))[None] / 16
         green = g.uniform([0.1, 0.3, 0.1], [0.3, 0.5, 0.25]) * (0.6 + 0.15 * depth)
-        _paint(canvas, y > ridge, green, 0.06 * soft_noise(g, _SIZE, 0.8))
+        _paint(canvas, y > ridge, green, 0.06 * np.roll(grain, depth * 61, 1))
     return canvas
 
 
 def _city(g):
     canvas = _canvas(g.uniform([0.5, 0.6, 0.7], [0.7, 0.8, 1.0])) + 0.05 * soft_noise(g, _SIZE)[..., None]
     y, x = np.mgrid[:_SIZE, :_SIZE]
+    grain = soft_noise(g, _SIZE, 0.7)
     for left in range(0, _SIZE, 24):
         top, colour = g.integers(40, 180), g.uniform(0.25, 0.75, 3)
         house = (x >= left) & (x < left + 22) & (y >= top)
-        _paint(canvas, house, colour, 0.04 * soft_noise(g, _SIZE, 0.7))
+        _paint(canvas, house, colour, 0.04 * grain)
         windows = house & ((x - left) % 6 > 2) & ((y - top) % 9 > 4)
         _paint(canvas, windows, colour * g.uniform(0.2, 0.5))
     return canvas
@@ -124,13 +125,14 @@ def _city(g):
 def _leaves(g):
     canvas = _canvas([0.08, 0.2, 0.08]) + 0.05 * soft_noise(g, _SIZE)[..., None]
     y, x = np.mgrid[:_SIZE, :_SIZE]
-    for _ in range(60):
+    grain = soft_noise(g, _SIZE, 0.7)
+    for i in range(36):
         cy, cx, angle, length = *g.uniform(0, _SIZE, 2), g.uniform(0, np.pi), g.uniform(20, 45)
         u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
         v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
         leaf = (u / length) ** 2 + (v / (0.35 * length)) ** 2 < 1
         shade = g.uniform([0.1, 0.35, 0.05], [0.4, 0.8, 0.3])
-        _paint(canvas, leaf, shade, 0.03 * soft_noise(g, _SIZE, 0.7))
+        _paint(canvas, leaf, shade, 0.03 * np.roll(grain, i * 17, 0))
         _paint(canvas, leaf & (np.abs(v) < 1), shade * 1.3)
     return canvas
 
@@ -138,13 +140,14 @@ def _leaves(g):
 def _fish(g):
     y, x = np.mgrid[:_SIZE, :_SIZE]
     canvas = _canvas(g.uniform([0.0, 0.3, 0.5], [0.1, 0.5, 0.7])) + 0.07 * soft_noise(g, _SIZE)[..., None]
+    grain = soft_noise(g, _SIZE, 0.7)
     for _ in range(5):
         cy, cx, length = *g.uniform(30, _SIZE - 30, 2), g.uniform(30, 60)
         u, v = (x - cx) / length, (y - cy) / (0.5 * length)
         colour, stripe = g.uniform(0.4, 1, 3), np.sin(g.uniform(10, 20) * u) > 0.2
         body = u**2 + v**2 < 1
         tail = (u < -0.8) & (u > -1.5) & (np.abs(v) < -(u + 0.7))
-        _paint(canvas, body | tail, colour, 0.04 * soft_noise(g, _SIZE, 0.7))
+        _paint(canvas, body | tail, colour, 0.04 * grain)
         _paint(canvas, body & stripe, colour * 0.45)
         _paint(canvas, (u - 0.6) ** 2 + (v + 0.2) ** 2 / 4 < 0.015, [0.02, 0.02, 0.02])
     return canvas
@@ -228,4 +231,7 @@ def cut_scene(
     side = int(min(h, w) * generator.uniform(0.45, 0.95))  # our choice: large enough to show what it is
     top, left = generator.integers(0, h - side + 1), generator.integers(0, w - side + 1)
     window = picture[top : top + side, left : left + side]
-    return np.clip(resize_array(window, (size, size), anti_aliasing=side > size), 0, 1).astype(np.float32)
+    scaled = Image.fromarray((window * 255).round().astype(np.uint8)).resize(
+        (size, size), Image.Resampling.LANCZOS
+    )
+    return np.asarray(scaled, dtype=np.float32) / 255

@@ -1,0 +1,56 @@
+# Two commands do everything on a fresh machine: `make reproduce` and `make test`. `make help` lists the others.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PROFILE ?= embedded
+LAB_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.setup-stamp
+FIGURES = paper_figures/$(basename $(notdir $(PROFILE)))
+# One process with a thread per core, at most 4 (our choice: the models are small).
+CORES := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
+export OMP_NUM_THREADS ?= $(CORES)
+
+.PHONY: help setup reproduce test export clean lab tiny
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: $(STAMP) ## create .venv with the pinned packages, once
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@start=$$SECONDS; echo "set-up: installing into $(VENV), about 6 GB with PyTorch"; \
+	$(PY) -m pip install --quiet --upgrade pip; \
+	if $(PY) -m pip install --quiet uv && $(PY) -m uv pip install --python $(PY) --compile-bytecode -c constraints.txt -e '.[dev]'; \
+	then :; else echo "set-up: uv did not do it, now with pip"; $(PY) -m pip install -c constraints.txt -e '.[dev]'; fi; \
+	touch $@; echo "set-up: done in $$((SECONDS - start)) s"
+
+reproduce: $(STAMP) ## run every experiment notebook (PROFILE=embedded) and leave its tables and figures
+	@start=$$SECONDS; status=0; $(PY) -m iqa_repro.study.runs --fresh --profile $(PROFILE) || status=$$?; \
+	find $(FIGURES) '(' -name table.csv -o -name figure.png ')' | sort | sed 's/^/  /' || true; \
+	echo "make reproduce: $$((SECONDS - start)) s, exit status $$status; tables and figures as listed, in $(FIGURES)/"; \
+	exit $$status
+
+test: $(STAMP) ## export and clean checks, ruff, nbdev_test, pytest, every experiment with smoke=True
+	@tools/test.sh $(VENV)/bin
+
+export: $(STAMP) ## write iqa_repro/ from the notebooks
+	$(VENV)/bin/nbdev_export
+
+clean: $(STAMP) ## strip outputs and stray metadata from the notebooks
+	$(PY) tools/notebooks.py clean
+
+lab: $(STAMP) ## open JupyterLab at nbs/
+	$(PY) -m jupyterlab nbs $(LAB_ARGS)
+
+tiny: $(STAMP) ## train the tiny CLIP anew and replace its shipped weights
+	$(PY) -m iqa_repro.clip.tiny
