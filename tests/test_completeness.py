@@ -162,6 +162,15 @@ def test_reading_order_is_numbered_without_gaps():
         assert numbers == list(range(len(numbers))), f"{name_of(folder)} has {numbers}"
 
 
+@library
+def test_readme_lists_the_library_notebook(path):
+    rows = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, row in enumerate(rows) if row.startswith(f"| `nbs/{path.parent.name}`"))
+    end = next((i for i in range(start + 1, len(rows)) if not rows[i].startswith("| |")), len(rows))
+    listed = re.findall(r"\w+", " ".join(row.split("|")[2] for row in rows[start:end]))
+    assert path.stem[3:] in listed, f"the reading order in README.md lacks {path.stem[3:]}"
+
+
 def test_each_module_comes_from_one_notebook():
     targets = [re.search(r"default_exp (\S+)", cells(p, "code")[0].source)[1] for p in LIBRARY]
     assert len(set(targets)) == len(targets)

@@ -1,5 +1,6 @@
 "The exported package imports without a warning, and each module offers what it promises."
 
+import doctest
 import importlib
 import inspect
 import subprocess
@@ -58,3 +59,11 @@ def test_a_light_module_does_not_load_the_heavy_ones():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_five_minute_look_of_the_readme_gives_what_it_says():
+    readme = PACKAGE.parent / "README.md"
+    if not readme.exists():
+        pytest.skip("installed without the clone, so there is no README.md to run")
+    outcome = doctest.testfile(str(readme), module_relative=False)
+    assert outcome.attempted >= 8 and outcome.failed == 0, "its output is above"

@@ -44,7 +44,12 @@ def run_parallel(
     if workers == 1:
         return (_alone(function, item) for item in items)
     pool = Parallel(
-        n_jobs=workers, backend="loky", inner_max_num_threads=1, return_as="generator", batch_size=1
+        n_jobs=workers,
+        backend="loky",
+        inner_max_num_threads=1,
+        return_as="generator",
+        batch_size=1,
+        idle_worker_timeout=5,
     )
     return pool(delay(_alone)(function, item) for item in items)
 

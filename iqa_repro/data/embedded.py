@@ -10,7 +10,6 @@ __all__ = ['STAND_INS', 'BEST', 'CONTENT', 'NOISE', 'StandIn', 'expected_rating'
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -41,7 +40,7 @@ class StandIn:
     high: float  # … highest possible score, in the original's units; higher is better in all of these
     types: tuple[int, ...]  # KADID numbers of the distortions that occur
     count: int  # synthetic: pictures kept of each reference, 0 = all; authentic: pictures in all
-    size: int = 96  # side in pixels
+    size: int = 72  # side in pixels; our choice
 
 
 _ALL = tuple(range(1, 26))
@@ -140,12 +139,9 @@ def distort_between(
     return entry.function(image, strength, *extra)
 
 # %% ../../nbs/1_data/09_embedded.ipynb #2c86c119
-_scene = lru_cache(maxsize=16)(cut_scene)  # the 125 copies of a reference share one window
-
-
 def _write_row(job):
     row, spec, seed, folder = job
-    picture = _scene(row["photograph"], row["cut"], spec.size, spec.region)
+    picture = cut_scene(row["photograph"], row["cut"], spec.size, spec.region)
     for i, (number, level) in enumerate(row["steps"]):
         picture = distort_between(picture, number, level, derive_seed(seed, row["image"], i))
     write_image(Path(folder) / row["image"], torch.from_numpy(picture).permute(2, 0, 1))

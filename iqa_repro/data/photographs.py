@@ -224,6 +224,11 @@ def cut_scene(
     "A seeded square window of a photograph, scaled to `size` with anti-aliasing (our choice)"
     if region not in ("all", "left", "right"):
         raise ValueError(f"region must be 'all', 'left' or 'right', got {region!r}")
+    return _cut(name, seed, size, region).copy()
+
+
+@lru_cache(maxsize=64)  # the 125 copies of a reference share one window
+def _cut(name, seed, size, region):
     picture, generator = load_photograph(name, seed), numpy_generator(seed, "window", name, region)
     middle = picture.shape[1] // 2
     picture = {"all": picture, "left": picture[:, :middle], "right": picture[:, middle:]}[region]

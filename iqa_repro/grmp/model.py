@@ -69,6 +69,7 @@ class GRMPIQA(nn.Module):
         self.model = copy.deepcopy(clip.model)  # registered, so that state_dict() and .to() reach it
         self.clip = replace(clip, model=self.model)
         self.text, self.visual, self.recipe, self.crops = text, visual, recipe, crops
+        self._kept = (None, None)  # text features and the weights that they were computed from
 
     def visual_prompts(self) -> list[Tensor] | None:
         "Prompts as they enter each layer, or None"
@@ -79,13 +80,25 @@ class GRMPIQA(nn.Module):
         norm = None if self.visual is None else self.visual.norm
         return encode_images(self.clip, images, self.visual_prompts(), norm, normalize=preprocess)
 
+    def text_features(self) -> Tensor:  # (2, d) unit length, high first
+        "Features of the quality sentences; without gradients they are computed once for the same weights"
+        if torch.is_grad_enabled():
+            return self.text(self.clip)
+        weights = [
+            p for name, p in self.named_parameters() if not name.startswith(("model.visual", "visual"))
+        ]
+        state = [(p.data_ptr(), p._version) for p in weights]  # a changed weight has another version
+        if self._kept[0] != state:
+            self._kept = (state, self.text(self.clip))
+        return self._kept[1]
+
     def quality_logits(self, images: Tensor, preprocess: bool = True) -> Tensor:  # (b, 2), high first
         "Similarities to the two quality sentences times 1/τ; without `preprocess` images enter as they are"
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
-        text = self.text(self.clip)
+        text = self.text_features()
         if not preprocess:
             return self.clip.temperature * self.image_features(images, preprocess=False) @ text.T
         views = test_crops(images, self.clip.image_size, self.crops)  # (b, n, 3, s, s)

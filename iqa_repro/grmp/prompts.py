@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..clip.backbone import Backbone, encode_images, encode_prompts, tokenize
+from ..clip.backbone import Backbone, encode_prompts, tokenize
 
 # %% ../../nbs/3_grmp/00_prompts.ipynb #e9211f02
 QUALITY_WORDS = ("high quality.", "low quality.")  # released code, with the full stop; index 0 is high
