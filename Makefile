@@ -15,7 +15,7 @@ FIGURES = paper_figures/$(basename $(notdir $(PROFILE)))
 CORES := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: help setup reproduce test export clean lab tiny
+.PHONY: help setup reproduce test benchmark export clean lab tiny
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,9 @@ reproduce: $(STAMP) ## run every experiment notebook (PROFILE=embedded) and leav
 
 test: $(STAMP) ## export and clean checks, ruff, nbdev_test, pytest, every experiment with smoke=True
 	@tools/test.sh $(VENV)/bin
+
+benchmark: $(STAMP) ## measure the savings of speed and memory as ratios
+	$(PY) -c 'from iqa_repro.study.runs import run_notebook as run; run("nbs/benchmarks/speed.ipynb", "$(FIGURES)/benchmark/run.ipynb", {"profile": "$(PROFILE)"}, True)'
 
 export: $(STAMP) ## write iqa_repro/ from the notebooks
 	$(VENV)/bin/nbdev_export

@@ -147,7 +147,7 @@ def contrastive_loss(
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #786ae017
 def train_tiny(
-    steps: int = 1800,  # optimizer steps
+    steps: int = 1200,  # optimizer steps
     batch: int = 64,  # pairs a step
     windows: int = 50,  # windows of each photograph
     seed: int = 0,  # of everything random
@@ -227,7 +227,7 @@ def load_tiny(
 def main() -> None:
     "Rebuild the shipped weights (our choice)"
     parser = argparse.ArgumentParser(description="train the tiny CLIP and write its weights")
-    parser.add_argument("--steps", type=int, default=1800, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--output", type=Path, default=TINY_WEIGHTS, help="file to write")
     options = parser.parse_args()

@@ -8,6 +8,7 @@ __all__ = ['FORMAT', 'HEADER_KEY', 'WRAPPERS', 'save_checkpoint', 'read_metadata
 # %% ../../nbs/0_core/04_checkpoints.ipynb #b76c31cd
 import json
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -67,7 +68,13 @@ def read_metadata(
         raise ValueError(
             f"{path} is a safetensors file without {HEADER_KEY!r} metadata, so not ours; use read_foreign"
         )
-    content = json.loads(header)
+    try:
+        content = json.loads(header)
+        content["format"], content["metadata"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} has a {HEADER_KEY!r} header that save_checkpoint did not write: {header[:80]!r}; make it again"
+        ) from error
     if content["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {content['format']}, this version reads up to {FORMAT}; update iqa_repro"
@@ -87,7 +94,7 @@ def load_checkpoint(
 def load_into(
     module: nn.Module,  # takes the values; keeps its own dtype and device
     tensors: dict[str, Tensor],  # exactly the names of module.state_dict()
-    what: str = "checkpoint",  # what is being loaded, for the message
+    what: str = "the checkpoint",  # what is being loaded, for the message
 ) -> nn.Module:  # the same module
     "Copy tensors into a module if every name and shape fits, else change nothing (our choice: no strict=False)"
     own = module.state_dict()
@@ -107,7 +114,7 @@ def load_into(
             f"{len(v)} {kind}: {v[:5]}{' …' if len(v) > 5 else ''}" for kind, v in wrong.items() if v
         )
         raise ValueError(
-            f"this {what} does not fit {type(module).__name__} ({len(both)} of {len(own)} tensors agree in name). "
+            f"{what} does not fit {type(module).__name__} ({len(both)} of {len(own)} tensors agree in name). "
             f"{found}. Build the model with the sizes in the checkpoint's metadata."
         )
     module.load_state_dict(tensors)
@@ -134,14 +141,16 @@ def read_foreign(
                 return {name: file.get_tensor(name) for name in file.keys()}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        culprit = re.search(r"GLOBAL (\S+)|Unsupported operand \d+", str(error))
         raise ValueError(
-            f"{path} is refused: it is damaged or holds objects besides tensors, which would run code on loading ({reason}). "
+            f"{path} is refused: it is damaged or holds objects besides tensors, which would run code on loading "
+            f"({culprit[0] if culprit else 'no further reason given'}). "
             "Where you trust it, save its state_dict() alone with its own project and give that file."
         ) from error
-    except (RuntimeError, EOFError, SafetensorError) as error:
+    except Exception as error:  # bytes that are no pickle fail in any way, such as KeyError(101)
+        size = Path(path).stat().st_size
         raise ValueError(
-            f"{path} is truncated, a TorchScript archive or no checkpoint: {error}. Download it again."
+            f"{path} ({size} bytes) is truncated, a TorchScript archive or no checkpoint: {error!r}. Download it again."
         ) from error
     return _tensors_of(content, path)
 

@@ -6,6 +6,7 @@
 __all__ = ['split_table', 'sample_shots', 'hold_out']
 
 # %% ../../nbs/1_data/03_splits.ipynb #abe2715f
+import numpy as np
 import pandas as pd
 
 from ..core.seeds import numpy_generator
@@ -54,6 +55,8 @@ def sample_shots(
     seed: int,  # of this draw
 ) -> pd.DataFrame:  # n rows in the order drawn; fewer shots are its beginning
     "Uniform sample without repetition, nested over `n` (our choice; released code: uniform, not nested)"
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"shots are counted in whole numbers, got {n!r} ({type(n).__name__})")
     if n < 1 or n > len(table):
         raise ValueError(
             f"{n} shots were asked for, the table has {len(table)} pictures; ask for 1 … {len(table)}"

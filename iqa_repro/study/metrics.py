@@ -20,7 +20,10 @@ from scipy.special import expit
 def paired_scores(
     prediction: ArrayLike,  # (n,) predicted scores: list, array, tensor or Series
     target: ArrayLike,  # (n,) human scores, in the same order
-) -> tuple[np.ndarray, np.ndarray]:  # both as float64 (n,), finite, each with at least two distinct values
+    distinct: int = 2,  # how many different scores each needs; an error, unlike a correlation, needs one
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # both as float64 (n,), finite, each with at least `distinct` distinct values
     "Both score lists as arrays, or a clear refusal (our choice: undefined is an error, never 0)"
     pair = {"prediction": prediction, "target": target}
     for name, values in pair.items():
@@ -40,9 +43,10 @@ def paired_scores(
             f"prediction and target must pair up, got lengths {len(pair['prediction'])} and {len(pair['target'])}"
         )
     for name, scores in pair.items():
-        if (distinct := np.unique(scores)).size < 2:
+        if (found := np.unique(scores)).size < distinct:
             raise ValueError(
-                f"a correlation is undefined: {name} has {distinct.size} distinct scores in {scores.size} ({distinct.tolist()}), needs 2"
+                f"{'a correlation' if distinct > 1 else 'an error'} is undefined: {name} has {found.size} distinct scores in {scores.size} "
+                f"({found.tolist()}), needs {distinct}"
             )
     return pair["prediction"], pair["target"]
 
@@ -114,7 +118,18 @@ def plcc(
         raise ValueError(f"mapping must be None, 'logistic4' or 'logistic5', got {mapping!r}")
     if mapping:
         x = logistic_map(x, y, parameters=int(mapping[-1]))
-    return float(stats.pearsonr(x, y).statistic)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "error", stats.DegenerateDataWarning
+        )  # SciPy would return rounding noise or NaN
+        try:
+            return float(stats.pearsonr(x, y).statistic)
+        except stats.DegenerateDataWarning as error:
+            ends = {"prediction": (x.min(), x.max()), "target": (y.min(), y.max())}
+            found = ", ".join(f"{name} {low!s} … {high!s}" for name, (low, high) in ends.items())
+            raise ValueError(
+                f"PLCC is undefined: scores that differ by rounding only are constant, got {found}; needs a spread"
+            ) from error
 
 # %% ../../nbs/4_study/00_metrics.ipynb #7bd6e402
 def rmse(
@@ -122,7 +137,7 @@ def rmse(
     target: ArrayLike,  # (n,) human scores
 ) -> float:  # ≥ 0, in points of the target's scale
     "Root mean square error (Sheikh et al. 2006)"
-    x, y = paired_scores(prediction, target)
+    x, y = paired_scores(prediction, target, distinct=1)
     return float(np.sqrt(np.mean((x - y) ** 2)))
 
 # %% ../../nbs/4_study/00_metrics.ipynb #644907d5

@@ -38,7 +38,10 @@ def complete_rows(
     "The rows whose lines end; a half-written last line is left out (our choice)"
     path = Path(path)
     text = path.read_bytes() if path.exists() else b""
-    lines = text[: text.rfind(b"\n") + 1].decode("utf-8").splitlines()
+    try:
+        lines = text[: text.rfind(b"\n") + 1].decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no CSV in UTF-8: {error}; repair or delete the file") from error
     rows = list(csv.DictReader(lines))
     if broken := [i for i, row in enumerate(rows, 2) if None in row or None in row.values()]:
         raise ValueError(
@@ -52,9 +55,8 @@ def append_row(
     row: dict,  # column → value, the same columns in every row
 ) -> dict[str, str]:  # the row as written
     "Add one row on disk before returning, after cutting off a torn end (our choice)"
-    path = Path(path)
+    path, texts = Path(path), {column: row_text(value) for column, value in row.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    texts = {column: row_text(value) for column, value in row.items()}
     with open(path, "a+b") as file:
         file.seek(0)
         old = file.read()

@@ -40,26 +40,46 @@ def check_injected(
     cells: list[str],  # source of the cells executed so far
 ) -> None:
     "Refuse a run whose injected parameters are unknown or without effect (our choice; papermill only warns)"
-    injected = [cell for cell in cells if cell.lstrip().startswith("# Parameters")]
-    for node in ast.parse(injected[-1]).body if injected else []:
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            continue
-        name = node.targets[0].id
+    places = [i for i, cell in enumerate(cells) if cell.lstrip().startswith("# Parameters")]
+    injected = _literals(cells[places[-1]]) if places else {}
+    defaults = _literals(cells[places[-1] - 1]) if places and places[-1] else {}
+    for name, value in injected.items():
         if name not in params:
             near = difflib.get_close_matches(name, params, n=1)
             hint = f", did you mean {near[0]!r}?" if near else "."
             raise ValueError(
                 f"the notebook has no parameter {name!r}{hint} It passes {sorted(params)} to start_run."
             )
-        try:
-            value = ast.literal_eval(node.value)
-        except ValueError:  # such as float('nan'): not a literal, nothing to compare
-            continue
-        if value != params[name]:
+        default = defaults.get(name)
+        kinds = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))
+        if default is not None and value is not _UNKNOWN and type(value) not in kinds:
+            raise ValueError(
+                f"{name}={value!r} was injected, a {type(value).__name__} where the default {default!r} is a {type(default).__name__}. "
+                "papermill's -p reads True, False, None and numbers; all else is text."
+            )
+        if value is not _UNKNOWN and value != params[name]:
             raise ValueError(
                 f"{name}={value!r} was injected, but the run has {params[name]!r}: a later cell overwrites it. Tag the cell of defaults "
                 "'parameters' (kept through nbdev_clean by `allowed_cell_metadata_keys = tags` in settings.ini)."
             )
+
+# %% ../../nbs/4_study/05_runs.ipynb #da91ecf3
+_UNKNOWN = object()  # a value that is no literal, such as float('nan'): nothing to compare
+
+
+def _literals(cell):  # name → value of each plain assignment; {} for a cell that is no plain Python
+    values = {}
+    try:
+        nodes = ast.parse(cell).body
+    except SyntaxError:  # a %magic
+        return values
+    for node in nodes:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                values[node.targets[0].id] = _UNKNOWN
+    return values
 
 # %% ../../nbs/4_study/05_runs.ipynb #cb23807e
 def parameter_hash(
@@ -175,10 +195,14 @@ class Run(RowLog):
         return self.facts
 
     def _write(self, name: str, content) -> None:
+        try:
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{self.folder / name} is not written: its values must be plain and finite: {error}"
+            ) from error
         with atomic_path(self.folder / name) as part:
-            part.write_text(
-                json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-            )
+            part.write_text(text + "\n", encoding="utf-8")
 
     def __repr__(self) -> str:
         return "\n".join(f"{key:>10}: {value}" for key, value in self.facts.items())
@@ -206,6 +230,10 @@ def start_run(
     if missing := [key for key in ("profile", "seed", "smoke") if key not in params]:
         raise ValueError(
             f"start_run needs {missing} too, got {sorted(params)}; pass all parameters of the notebook"
+        )
+    if not isinstance(params["smoke"], bool):
+        raise TypeError(
+            f"smoke must be True or False, got {params['smoke']!r} ({type(params['smoke']).__name__})"
         )
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     check_injected(params, list(shell.user_ns.get("In", [])) if shell else [])
