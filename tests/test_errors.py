@@ -110,7 +110,7 @@ def test_recipe_and_variant(tmp_path, monkeypatch, clip):
 
 
 def test_clip():
-    gelu = "Ask for 'ViT-B-16-quickgelu', or pass quick_gelu=False if 'openai'"
+    gelu = "Ask for 'ViT-B-16-quickgelu'"
     refused(ValueError, lambda: load_clip("ViT-B-16", "openai"), "'ViT-B-16' uses plain GELU", gelu)
     refused(
         ValueError, lambda: load_clip("ViT-B/16", "openai"), "unknown CLIP model 'ViT-B/16'; use 'tiny' or"
@@ -119,6 +119,11 @@ def test_clip():
         ValueError, lambda: load_clip("ViT-B-16-quickgelu"), "'embedded' belongs to name='tiny'", "'openai'"
     )
     refused(FileNotFoundError, lambda: load_clip("tiny", "embeded"), "no checkpoint at embeded")
+    tags = "pretrained='opnai' is neither a file nor a tag of 'ViT-B-16-quickgelu'; its tags are ['openai',"
+    refused(ValueError, lambda: load_clip("ViT-B-16-quickgelu", "opnai"), tags)
+    refused(
+        ValueError, lambda: load_clip("RN50", "random"), "'RN50' is not CLIP's pair", "(ResNet)", "use a ViT"
+    )
 
 
 # --- experiments ---------------------------------------------------------------------------------------------------
@@ -277,9 +282,11 @@ def test_foreign_pickle(tmp_path):
         "(GLOBAL torch.nn.modules.linear.Linear",
     )
     whole = path.read_bytes()
-    for content in (b"", whole[: len(whole) // 2], b"hello world", b"<html>404</html>"):
+    for content in (b"", whole[: len(whole) // 2], b"hello world"):
         path.write_bytes(content)
         refused(ValueError, lambda: read_foreign(path), f"theirs.pt ({len(content)} bytes) is truncated")
+    path.write_bytes(b"<html>404</html>")
+    refused(ValueError, lambda: read_foreign(path), "is refused: it is damaged (download it again)")
     assert left(tmp_path) == ["theirs.pt"]
 
 
@@ -296,7 +303,7 @@ def test_nan_pictures_and_labels(clip):
     refused(TypeError, lambda: model((images * 255).byte()), "got torch.uint8; divide bytes by 255")
     refused(ValueError, lambda: model(images[0]), "got (3, 60, 60); add the batch with [None]")
     for labels in (quality / 0, torch.tensor([0.5, torch.nan, 0.5, 0.5]), quality + 1):
-        refused(ValueError, lambda: Labelled(images, labels), "[0, 1] without NaN", "to_unit")
+        refused(ValueError, lambda labels=labels: Labelled(images, labels), "[0, 1] without NaN", "to_unit")
     refused(ValueError, lambda: Labelled(images, quality[:3]), "got (4, 3, 60, 60) and (3,)")
 
 

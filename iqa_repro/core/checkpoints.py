@@ -143,7 +143,7 @@ def read_foreign(
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL (\S+)|Unsupported operand \d+", str(error))
         raise ValueError(
-            f"{path} is refused: it is damaged or holds objects besides tensors, which would run code on loading "
+            f"{path} is refused: it is damaged (download it again) or holds objects besides tensors, which would run code on loading "
             f"({culprit[0] if culprit else 'no further reason given'}). "
             "Where you trust it, save its state_dict() alone with its own project and give that file."
         ) from error

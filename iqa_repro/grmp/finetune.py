@@ -42,7 +42,7 @@ def scene_prompts(
 # %% ../../nbs/3_grmp/04_finetune.ipynb #1c06d577
 @dataclass(frozen=True)
 class Labelled:
-    "Pictures with their labels"
+    "Pictures with their labels, checked once (our choice)"
 
     images: Tensor  # (n, 3, h, w) in [0, 1]
     quality: Tensor  # (n,) in [0, 1], scaled by the data set's range
@@ -53,14 +53,15 @@ class Labelled:
                 f"expected (n, 3, h, w) and (n,), got {tuple(self.images.shape)} and {tuple(self.quality.shape)}"
             )
         if not bool(((self.quality >= 0) & (self.quality <= 1)).all()):  # also false for NaN
+            low, high = self.quality.min().item(), self.quality.max().item()
             raise ValueError(
-                "labels must lie in [0, 1] without NaN; scale them with iqa_repro.data.tables.to_unit"
+                f"labels must lie in [0, 1] without NaN, got {low:g} … {high:g}; scale them with iqa_repro.data.tables.to_unit"
             )
 
 # %% ../../nbs/3_grmp/04_finetune.ipynb #a8bc1ee0
 @dataclass(frozen=True)
 class StepResult:
-    "What one step computed"
+    "What one step computed (GRMP-IQA Eqs. 3, 7, 8)"
 
     gradients: list[Tensor]  # regularized, one a trained parameter
     quality_loss: float  # Eq. 3
@@ -94,7 +95,7 @@ def step_gradients(
 # %% ../../nbs/3_grmp/04_finetune.ipynb #a1e6ffb1
 @dataclass(frozen=True)
 class FinetuneSettings:
-    "Rates and sizes of fine-tuning; a profile's [finetune] section"
+    "Rates and sizes of fine-tuning; a profile's [finetune] section (GRMP-IQA §4.2)"
 
     lr: float = 2e-3  # SGD learning rate (CoOp)
     epochs: int = 50  # passes over the labelled pictures (CoOp for few shots)
@@ -114,7 +115,9 @@ def finetune(
     generator: torch.Generator,  # of crops, views and batches
     teacher: Backbone | None = None,  # the original CLIP; needed for QGR and for angles
     watch: Callable[[GRMPIQA], float] | None = None,  # called at each check, for curves only; decides nothing
-) -> pd.DataFrame:  # one row a check: epoch, loss, validation, angle, watch, chosen
+) -> (
+    pd.DataFrame
+):  # one row a check: epoch, loss, validation, angle, watch, chosen (bool), trained (number of tensors)
     "Few-shot fine-tuning of the last blocks with quality-aware gradient regularization (GRMP-IQA §3.4, §4.2)"
     if settings.strength > 0 and teacher is None:
         raise ValueError(

@@ -48,7 +48,7 @@ def outer_step(
 # %% ../../nbs/3_grmp/03_meta.ipynb #9faf49fa
 @dataclass(frozen=True)
 class Task:
-    "The pictures of one distortion type"
+    "The pictures of one distortion type (GRMP-IQA §3.3)"
 
     name: str  # "data set/distortion"
     images: Tensor  # (n, 3, h, w) in [0, 1]
@@ -74,10 +74,10 @@ def distortion_tasks(
 # %% ../../nbs/3_grmp/03_meta.ipynb #17941c4b
 @dataclass(frozen=True)
 class MetaSettings:
-    "Sizes and rates of meta-training; a profile's [meta] section"
+    "Sizes and rates of meta-training; a profile's [meta] section (GRMP-IQA §4.2)"
 
-    inner_lr: float = 1e-4  # α (paper §4.2)
-    outer_lr: float = 1e-2  # β (paper §4.2)
+    inner_lr: float = 1e-4  # α (paper §4.2, there with Adam)
+    outer_lr: float = 1e-2  # β (paper §4.2, there with Adam)
     epochs: int = 50  # passes over all tasks (paper §4.2)
     tasks_per_step: int = 4  # k, tasks of one outer step (paper: not stated; our choice)
     support: int = 16  # support pictures a task (paper: not stated; our choice)
@@ -119,12 +119,15 @@ def meta_pretrain(
     settings: MetaSettings,  # rates and sizes
     generator: torch.Generator,  # of tasks, samples and crops
     train: Callable[[GRMPIQA], dict[str, nn.Parameter]] = prompt_parameters,  # which parameters are θ
-) -> pd.DataFrame:  # one row an outer step: step, support (loss at θ), query (loss at θ′)
+) -> (
+    pd.DataFrame
+):  # one row an outer step, means over its tasks: step, support (loss at the start), query (loss at θ′ or θ)
     "Bi-level meta-learning over distortion tasks, first order (GRMP-IQA Eqs. 4–6)"
     _check_tasks(tasks, settings.support + settings.query)
     recipe, logits = model.recipe, _CropLogits(model)
     names = [f"model.{name}" for name in train(model)]
     theta, history, size = [p.detach().clone() for p in train(model).values()], [], model.clip.image_size
+    current = theta  # where the last task ended; without restart the next one starts there, over all epochs (peers.md B1)
 
     def loss_of(images, quality):
         crops, record = train_crops(images, size, 1, generator)[:, 0], []
@@ -141,7 +144,7 @@ def meta_pretrain(
 
     with tqdm(total=settings.epochs, desc="meta-training", unit="epoch", mininterval=5) as bar:
         for _ in range(settings.epochs):
-            order, current = torch.randperm(len(tasks), generator=generator), theta
+            order = torch.randperm(len(tasks), generator=generator)
             for chosen in order.split(settings.tasks_per_step):
                 ends, records = [], []
                 for i in chosen.tolist():
@@ -177,6 +180,11 @@ def _check_tasks(tasks, needed):
             raise ValueError(
                 f"task {task.name!r} has {len(task.images)} pictures, support + query need {needed}; lower them in [meta]"
             )
+        if not bool(((task.quality >= 0) & (task.quality <= 1)).all()):  # also false for NaN
+            low, high = task.quality.min().item(), task.quality.max().item()
+            raise ValueError(
+                f"labels of task {task.name!r} must lie in [0, 1] without NaN, got {low:g} … {high:g}; scale them"
+            )
 
 # %% ../../nbs/3_grmp/03_meta.ipynb #b3d2e24b
 def plain_pretrain(
@@ -192,7 +200,7 @@ def plain_pretrain(
     logits, parameters = _CropLogits(model), list(train(model).values())
     for p in parameters:
         p.requires_grad_(True)
-    history, batch = [], settings.support
+    history, batch = [], (settings.support + settings.query) // 2
     for step in range(2 * settings.epochs * len(tasks)):  # two gradient evaluations a task and epoch
         chosen = torch.randint(len(images), (batch,), generator=generator)
         crops = train_crops(images[chosen], model.clip.image_size, 1, generator)[:, 0]

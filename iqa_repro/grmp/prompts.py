@@ -41,12 +41,12 @@ class TextPrompt(nn.Module):
         self.register_buffer("rest", fixed[:, 1 + n_context :], persistent=False)
 
     def embeddings(self) -> Tensor:  # (classes, context_length, d)
-        "Token embeddings of all sentences with the learned context in place"
+        "Token embeddings of all sentences with the learned context in place (GRMP-IQA §3.2)"
         context = self.context.expand(len(self.tokens), -1, -1)
         return torch.cat([self.start, context, self.rest], dim=1)
 
     def forward(self, clip: Backbone) -> Tensor:  # (classes, d) text features of unit length, high first
-        "Text features of the quality sentences"
+        "Text features g of the quality sentences (GRMP-IQA Eq. 2)"
         return encode_prompts(clip, self.tokens, self.embeddings())
 
 # %% ../../nbs/3_grmp/00_prompts.ipynb #32f23cae
@@ -66,6 +66,8 @@ class VisualPrompt(nn.Module):
             raise ValueError(
                 f"tokens must be at least 1, got {tokens}; for no visual prompt pass visual=None to the model"
             )
+        if layers is not None and not 1 <= layers <= clip.layers:
+            raise ValueError(f"layers must lie in 1 … {clip.layers} for {clip.name!r}, got {layers}")
         visual = clip.model.visual
         width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
         bound = math.sqrt(
@@ -81,6 +83,6 @@ class VisualPrompt(nn.Module):
             nn.init.zeros_(self.project.bias)
 
     def forward(self) -> list[Tensor]:  # per layer (p, d)
-        "The tokens as they enter each layer"
+        "The tokens P as they enter each layer (GRMP-IQA Eq. 1; released code: through project and dropout)"
         prompts = self.prompts if self.project is None else self.project(self.prompts)
         return list(self.dropout(prompts).unbind())
