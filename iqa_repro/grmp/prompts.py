@@ -57,7 +57,8 @@ class VisualPrompt(nn.Module):
         self,
         clip: Backbone,  # gives width, patch size and number of layers; is not trained
         tokens: int = 4,  # p, prompts a layer (paper: not stated; released code: 100)
-        layers: int | None = None,  # how many layers have prompts; None: all (paper §3.2)
+        layers: int
+        | None = None,  # how many layers have prompts; None: all (paper §3.2); those above the tower's are not used
         released: bool = False,  # shared projection, dropout 0.1 and extra LayerNorm (released code, peers.md C2, C3)
         generator: torch.Generator | None = None,  # of the initial prompts
     ):
@@ -66,8 +67,8 @@ class VisualPrompt(nn.Module):
             raise ValueError(
                 f"tokens must be at least 1, got {tokens}; for no visual prompt pass visual=None to the model"
             )
-        if layers is not None and not 1 <= layers <= clip.layers:
-            raise ValueError(f"layers must lie in 1 … {clip.layers} for {clip.name!r}, got {layers}")
+        if layers is not None and layers < 1:
+            raise ValueError(f"layers must be at least 1, or None for all {clip.layers}, got {layers}")
         visual = clip.model.visual
         width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
         bound = math.sqrt(
