@@ -52,6 +52,14 @@ class Labelled:
             raise ValueError(
                 f"expected (n, 3, h, w) and (n,), got {tuple(self.images.shape)} and {tuple(self.quality.shape)}"
             )
+        if (
+            not len(self.images)
+            or not self.quality.is_floating_point()
+            or not bool(torch.isfinite(self.images).all())
+        ):
+            raise ValueError(
+                f"expected at least one picture, finite, and float labels, got {len(self.images)} and {self.quality.dtype}"
+            )
         if not bool(((self.quality >= 0) & (self.quality <= 1)).all()):  # also false for NaN
             low, high = self.quality.min().item(), self.quality.max().item()
             raise ValueError(
@@ -98,13 +106,24 @@ class FinetuneSettings:
     "Rates and sizes of fine-tuning; a profile's [finetune] section (GRMP-IQA §4.2)"
 
     lr: float = 2e-3  # SGD learning rate (CoOp)
-    epochs: int = 50  # passes over the labelled pictures (CoOp for few shots)
+    epochs: int = 50  # passes over the labelled pictures (our choice: the paper gives none)
     batch: int = 32  # pictures a step (CoOp)
     momentum: float = 0.9  # CoOp's optimizer
     blocks: int = 4  # tuned blocks of each tower (paper §4.2)
     views: int = 4  # random crops of each picture, drawn once (our choice)
     check: int = 5  # epochs between two looks at the validation loss (our choice)
     strength: float = 5.0  # λ of Eq. 8 (paper §4.2); 0 switches QGR off
+
+    def __post_init__(self):
+        small = {
+            name: getattr(self, name)
+            for name in ("epochs", "batch", "blocks", "views", "check")
+            if getattr(self, name) < 1
+        }
+        if small or not (self.lr > 0 and self.strength >= 0):  # not >: also for NaN
+            raise ValueError(
+                f"counts must be at least 1, lr above 0, strength at least 0; got {small or (self.lr, self.strength)}"
+            )
 
 
 def finetune(
@@ -114,7 +133,8 @@ def finetune(
     settings: FinetuneSettings,  # rates and sizes
     generator: torch.Generator,  # of crops, views and batches
     teacher: Backbone | None = None,  # the original CLIP; needed for QGR and for angles
-    watch: Callable[[GRMPIQA], float] | None = None,  # called at each check, for curves only; decides nothing
+    watch: Callable[[GRMPIQA], float]
+    | None = None,  # called at each check, for curves only (with the angle); decides nothing
 ) -> (
     pd.DataFrame
 ):  # one row a check: epoch, loss, validation, angle, watch, chosen (bool), trained (number of tensors)
@@ -174,6 +194,10 @@ def _epoch(model, data, settings, generator, optimizer):
         regularize = settings.strength > 0
         semantic = (data["scenes"], data["teacher"][batch, view[batch]]) if regularize else None
         result = step_gradients(model, features, data["quality"][batch], semantic, settings.strength)
+        if not np.isfinite(result.quality_loss):
+            raise ValueError(
+                f"the loss became {result.quality_loss} with lr={settings.lr}: training diverged; lower the rate"
+            )
         for p, g in zip(parameters, result.gradients, strict=True):
             p.grad = g
         optimizer.step()
@@ -181,7 +205,7 @@ def _epoch(model, data, settings, generator, optimizer):
 
 def _look(model, data, validation, settings, watch):
     angle = None
-    if "teacher" in data:  # on the first view of all pictures: the same measurement at every check
+    if watch and "teacher" in data:  # on the first view of all pictures: the same measurement at every check
         features = upper_features(model, data["tokens"][:, 0], settings.blocks)
         angle = step_gradients(
             model, features, data["quality"], (data["scenes"], data["teacher"][:, 0]), 0.0

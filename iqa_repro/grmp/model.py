@@ -203,10 +203,11 @@ def load_model(
 ) -> GRMPIQA:  # evaluation mode
     "Rebuild a saved model, or say what does not fit (our choice)"
     tensors, facts = load_checkpoint(path)
-    if facts.get("method") != "GRMP-IQA" or facts.get("clip") != clip.name:
+    made = (facts.get("method"), facts.get("clip"), facts.get("pretrained"))
+    if made != ("GRMP-IQA", clip.name, clip.pretrained):
         raise ValueError(
-            f"{path} holds {facts.get('method')!r} for backbone {facts.get('clip')!r}, but a GRMP-IQA model for {clip.name!r} "
-            "is wanted; load the backbone that the file names"
+            f"{path} holds {made[0]!r} for backbone {made[1]!r} with weights {made[2]!r}, but a GRMP-IQA model for {clip.name!r} "
+            f"with weights {clip.pretrained!r} is wanted; load the backbone that the file names"
         )
     recipe = Recipe(**facts["recipe"])
     shape = facts["visual"]

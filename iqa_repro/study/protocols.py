@@ -248,7 +248,7 @@ def few_shot_split(
 def few_shot_rows(
     job: tuple[
         str, int, int, dict
-    ],  # data set, shots, split, and the run: profile, strength, seed, recipe, smoke
+    ],  # data set, shots, split, and the run: profile, strength, seed, recipe, smoke, watched
 ) -> tuple[list[dict], list[dict]]:  # rows of the result; rows of the curves (epoch, test SRCC, angle)
     "Fine-tuning with and without QGR from one meta-trained model on one split (GRMP-IQA Table 6, Fig. 4)"
     dataset, shots, split, run = job
@@ -258,7 +258,8 @@ def few_shot_rows(
     for method, strength in (("w/o QGR", 0.0), ("w/ QGR", run["strength"])):
         model = meta_model("GRMP-IQA", run["profile"], run["seed"], run["recipe"], run["smoke"])
         settings = finetune_settings(load_profile(run["profile"]), strength, run["smoke"])
-        watch = lambda m: srcc(score_table(m, images), quality_of(test))
+        watched = [dataset, shots] in run["watched"]  # curves cost more than the training
+        watch = (lambda m: srcc(score_table(m, images), quality_of(test))) if watched else None
         draw = torch_generator(
             seed, "finetune", dataset, shots
         )  # the same crops and batches with and without QGR
@@ -273,7 +274,7 @@ def few_shot_rows(
         }
         values = correlations(score_table(model, images), test)
         rows += [{**key, "metric": metric, "value": value} for metric, value in values.items()]
-        for look in history.itertuples():
+        for look in history.itertuples() if watched else ():
             at = {**key, "epoch": int(look.epoch)}
             curves += [
                 {**at, "metric": "srcc", "value": look.watch},
