@@ -16,21 +16,14 @@ from torch import Tensor
 
 from ..clip.backbone import Backbone, encode_images, encode_prompts, tokenize
 from ..data.crops import train_crops
+from ..data.photographs import SCENES
 from .model import GRMPIQA, lower_tokens, unfreeze_last_blocks, upper_features
 from .qgr import gradient_angle, quality_loss, regularize_gradients, semantic_loss
 
 # %% ../../nbs/3_grmp/04_finetune.ipynb #6179074e
-SCENE_WORDS = (
-    "animal",
-    "cityscape",
-    "human",
-    "indoor",
-    "landscape",
-    "night",
-    "plant",
-    "still-life",
-    "others",
-)  # paper §3.4
+SCENE_WORDS = tuple(
+    scene.replace("_", "-") for scene in SCENES
+)  # the nine of §3.4, "still-life" as the paper spells it
 
 
 def scene_prompts(

@@ -263,7 +263,10 @@ def few_shot_rows(
         draw = torch_generator(
             seed, "finetune", dataset, shots
         )  # the same crops and batches with and without QGR
-        history = finetune(model, labelled, held, settings, draw, clip, watch)
+        teacher = (
+            clip if strength or watched else None
+        )  # without QGR the scenes matter only for the angle's curve
+        history = finetune(model, labelled, held, settings, draw, teacher, watch)
         key = {
             "dataset": dataset,
             "method": method,
