@@ -240,7 +240,17 @@ def test_grmp_checkpoint(tmp_path, clip):
     save_model(small_model(clip), path)
     assert load_model(path, clip).clip.name == "tiny"
     other = replace(clip, name="ViT-B-16-quickgelu")
-    refused(ValueError, lambda: load_model(path, other), "for backbone 'tiny', but", "'ViT-B-16-quickgelu'")
+    refused(
+        ValueError,
+        lambda: load_model(path, other),
+        "for backbone 'tiny' with weights 'random', but",
+        "'ViT-B-16-quickgelu'",
+    )
+    refused(
+        ValueError,
+        lambda: load_model(path, replace(clip, pretrained="embedded")),
+        "with weights 'embedded' is wanted",
+    )
     refused(ValueError, lambda: load_tiny(path), "the tiny CLIP does not fit CLIP (0 of", "98 missing")
 
     whole, (tensors, facts) = path.read_bytes(), load_checkpoint(path)

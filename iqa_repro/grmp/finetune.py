@@ -45,14 +45,13 @@ class Labelled:
             raise ValueError(
                 f"expected (n, 3, h, w) and (n,), got {tuple(self.images.shape)} and {tuple(self.quality.shape)}"
             )
-        if (
-            not len(self.images)
-            or not self.quality.is_floating_point()
-            or not bool(torch.isfinite(self.images).all())
-        ):
+        if not len(self.images) or not self.quality.is_floating_point():
             raise ValueError(
-                f"expected at least one picture, finite, and float labels, got {len(self.images)} and {self.quality.dtype}"
+                f"expected at least one picture and float labels, got {len(self.images)} and {self.quality.dtype}"
             )
+        if not bool(((self.images >= 0) & (self.images <= 1)).all()):  # also false for NaN
+            low, high = self.images.min().item(), self.images.max().item()
+            raise ValueError(f"pictures must lie in [0, 1], got {low:g} … {high:g}; divide bytes by 255")
         if not bool(((self.quality >= 0) & (self.quality <= 1)).all()):  # also false for NaN
             low, high = self.quality.min().item(), self.quality.max().item()
             raise ValueError(
