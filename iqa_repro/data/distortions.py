@@ -38,6 +38,11 @@ class Distortion:
         "True when the function draws random numbers (our choice: it says so by its parameter `rng`)"
         return "rng" in signature(self.function).parameters
 
+    def apply(self, image: np.ndarray, strength: float, seed: int) -> np.ndarray:  # (h,w,3) float32 in [0,1]
+        "The picture at this strength; `seed` matters to the random types only (our choice)"
+        extra = [numpy_generator(seed, "distort", self.name)] if self.random else []
+        return self.function(image, strength, *extra)
+
 # %% ../../nbs/1_data/07_distortions.ipynb #cb75b62f
 # KADID-10k's groups and order (ARNIQA, data/dataset_kadid10k.py)
 GROUPS = {
@@ -115,8 +120,7 @@ def distort(
     entry = find_distortion(type)
     if isinstance(level, bool) or level not in (1, 2, 3, 4, 5):
         raise ValueError(f"level must be 1, 2, 3, 4 or 5, got {level!r}")
-    extra = [numpy_generator(seed, "distort", entry.name)] if entry.random else []
-    return entry.function(image, entry.strengths[int(level) - 1], *extra)
+    return entry.apply(image, entry.strengths[int(level) - 1], seed)
 
 # %% ../../nbs/1_data/07_distortions.ipynb #79ebe946
 @cache

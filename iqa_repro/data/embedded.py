@@ -135,8 +135,7 @@ def distort_between(
     strength = float(np.interp(level, range(1, 6), entry.strengths))
     if all(isinstance(s, int) for s in entry.strengths):
         strength = round(strength)
-    extra = [numpy_generator(seed, "distort", entry.name)] if entry.random else []
-    return entry.function(image, strength, *extra)
+    return entry.apply(image, strength, seed)
 
 # %% ../../nbs/1_data/09_embedded.ipynb #2c86c119
 def _write_row(job):

@@ -140,8 +140,7 @@ def finetune(
             "recipe selects the epoch on validation pictures, got none; hold some out, or use select='last'"
         )
     data = _prepare(model, train, settings, generator, teacher)
-    names = list(unfreeze_last_blocks(model, settings.blocks))
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = list(unfreeze_last_blocks(model, settings.blocks).values())
     optimizer = torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     history, best, kept = [], np.inf, None
@@ -158,7 +157,7 @@ def finetune(
         for p, value in zip(parameters, kept[1], strict=True):
             p.copy_(value)
     model.requires_grad_(False)
-    return pd.DataFrame(history).assign(chosen=lambda h: h["epoch"] == kept[0], trained=len(names))
+    return pd.DataFrame(history).assign(chosen=lambda h: h["epoch"] == kept[0], trained=len(parameters))
 
 
 def _prepare(model, train, settings, generator, teacher):
