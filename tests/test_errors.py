@@ -94,8 +94,9 @@ def test_profile(tmp_path):
 
 
 def test_data_set():
-    refused(ValueError, lambda: load_dataset("livc"), "'livc', did you mean 'livec'? There are ['embedded:")
+    refused(ValueError, lambda: load_dataset("livc"), "'livc', did you mean 'livec'? There are ['agiqa3k', ")
     refused(ValueError, lambda: load_dataset("embedded:ava"), "unknown data set 'embedded:ava'. There are [")
+    refused(TypeError, lambda: load_dataset(None), "asked for by name, such as 'livec' or 'embedded:livec', got None")
 
 
 def test_recipe_and_variant(tmp_path, monkeypatch, clip):

@@ -26,8 +26,8 @@ class DatasetFacts:
     title: str  # as the papers write it
     pictures: int  # pictures to use
     references: int | None  # pristine pictures, None where there are none
-    low: float  # lowest and …
-    high: float  # … highest score of the scale
+    low: float | None  # lowest and …
+    high: float | None  # … highest score of the scale, None where the set has no ratings
     higher_is_better: bool  # False for DMOS
     available: bool  # whether this version can load it
 
@@ -38,13 +38,28 @@ _FACTS = {
     "livec": ("LIVEC", 1162, None, 0, 100, True),
     "koniq10k": ("KonIQ-10k", 10073, None, 1, 5, True),
     "pipal": ("PIPAL", 23200, 200, 868.30, 1857.00, True),
+    "live": ("LIVE", 779, 29, -2.6401, 111.7747, False),  # realigned DMOS; all 779 lie in this range
+    "csiq": ("CSIQ", 866, 30, 0, 1, False),
+    "spaq": ("SPAQ", 11125, None, 0, 100, True),
+    "flive": ("LIVEFB", 39810, None, 0, 100, True),
+    "agiqa3k": ("AGIQA-3K", 2982, None, 0, 5, True),  # `mos_quality`; the set has a second score, alignment
+    "waterloo": (
+        "Waterloo Exploration",
+        94880 + 4744,
+        4744,
+        None,
+        None,
+        True,
+    ),  # distorted and pristine, never rated
 }
 DATASETS = {name: DatasetFacts(*facts, available=False) for name, facts in _FACTS.items()} | {
     f"embedded:{name}": DatasetFacts(
         f"stand-in of {spec.original}",
-        11 * (spec.count or 5 * len(spec.types)) if spec.kind == "synthetic" else spec.count,
-        11 if spec.kind == "synthetic" else None,
-        *(spec.low, spec.high, True, True),
+        11 * len(spec.windows) * (spec.pristine + (spec.count or 5 * len(spec.types)))
+        if spec.kind == "synthetic"
+        else spec.count,
+        11 * len(spec.windows) if spec.kind == "synthetic" else None,
+        *(spec.low, spec.high, spec.higher_is_better, True),
     )
     for name, spec in STAND_INS.items()
 }
@@ -57,6 +72,8 @@ def load_dataset(
     workers: int = 1,  # processes that make a stand-in's pictures on first use
 ) -> pd.DataFrame:  # picture table
     "A data set as picture table (contract 1)"
+    if not isinstance(name, str):
+        raise TypeError(f"a data set is asked for by name, such as 'livec' or 'embedded:livec', got {name!r}")
     plain = name.removeprefix("embedded:")
     if plain not in _FACTS:
         near = difflib.get_close_matches(plain, _FACTS, n=1)

@@ -9,8 +9,9 @@ __all__ = ['STAND_INS', 'BEST', 'CONTENT', 'NOISE', 'StandIn', 'expected_rating'
 # %% ../../nbs/1_data/09_embedded.ipynb #78e29bc6
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +38,67 @@ class StandIn:
     role: str  # whose photographs: "meta" or "judge"
     region: str  # which part of them: "left", "right" or "all"
     low: float  # lowest and …
-    high: float  # … highest possible score, in the original's units; higher is better in all of these
+    high: float  # … highest possible score, in the original's units
     types: tuple[int, ...]  # KADID numbers of the distortions that occur
     count: int  # synthetic: pictures kept of each reference, 0 = all; authentic: pictures in all
     size: int = 72  # side in pixels; our choice
+    higher_is_better: bool = True  # False for DMOS
+    windows: tuple[int, ...] = (
+        0,
+    )  # synthetic: seeds of the windows cut from each photograph, a reference each
+    pristine: bool = False  # synthetic: whether the references are pictures of the set, too
+    mixture: tuple[float, ...] = (0.4, 0.4, 0.2)  # authentic: chance of one, two, … distortions at once
+    spread: tuple[float, float] = (1.1, 1.4)  # authentic: beta distribution of the strength from level 1 to 5
+    score_set: str = "modelled ratings"  # which scores these are
 
-
+# %% ../../nbs/1_data/09_embedded.ipynb #9088c772
 _ALL = tuple(range(1, 26))
 # TID2013's types that have a counterpart among KADID's 25: 01 02 06 07 08 09 10 11 14 15 16 17 18 19 22 23 24
 _TID = (11, 12, 13, 22, 1, 15, 10, 9, 20, 23, 18, 25, 7, 14, 6, 5, 21)
 _WILD = (1, 2, 3, 10, 11, 16, 17)  # what happens in cameras: three blurs, JPEG, noise, too bright, too dark
+_LIVE = (9, 10, 11, 1, 19)  # jp2k, jpeg, wn, gblur, fastfading
+_CSIQ = (10, 9, 1, 11, 15, 25)  # JPEG, jpeg2000, BLUR, AWGN, fnoise, contrast
+_WATERLOO = (10, 9, 11, 1)
+_PHONE = (1, 3, 11, 12, 16, 17, 25)  # out of focus, shaken, noise twice, too bright, too dark, contrast
+_SHARED = (1, 3, 10, 12, 16, 17, 25)
+_GENERATED = (8, 19, 20, 22, 23, 24)
 STAND_INS = {
     "kadid10k": StandIn("KADID-10k", "synthetic", "meta", "left", 1, 5, _ALL, 0),
     "tid2013": StandIn("TID2013", "synthetic", "meta", "right", 0, 9, _TID, 0),
     "pipal": StandIn("PIPAL", "synthetic", "judge", "all", 868.30, 1857.00, _ALL, 29),
     "livec": StandIn("LIVEC", "authentic", "judge", "left", 0, 100, _WILD, 330),
     "koniq10k": StandIn("KonIQ-10k", "authentic", "judge", "right", 1, 5, _WILD, 440),
+}
+
+# %% ../../nbs/1_data/09_embedded.ipynb #63537863
+_NO_RATINGS = "modelled ratings; the original has none"
+_REALIGNED = "modelled ratings as realigned DMOS"
+_DMOS = "modelled ratings as DMOS"
+STAND_INS |= {
+    "live": StandIn(
+        *("LIVE", "synthetic", "judge", "left", -2.6401, 111.7747, _LIVE, 0),
+        **dict(higher_is_better=False, windows=(8,), score_set=_REALIGNED),
+    ),
+    "csiq": StandIn(
+        *("CSIQ", "synthetic", "judge", "right", 0, 1, _CSIQ, 0),
+        **dict(higher_is_better=False, windows=(1,), score_set=_DMOS),
+    ),
+    "waterloo": StandIn(
+        *("Waterloo Exploration", "synthetic", "judge", "right", 1, 5, _WATERLOO, 0),
+        **dict(windows=(3, 5), pristine=True, score_set=_NO_RATINGS),
+    ),
+    "spaq": StandIn(
+        *("SPAQ", "authentic", "judge", "left", 0, 100, _PHONE, 300),
+        **dict(mixture=(0.3, 0.4, 0.3), spread=(1.0, 1.6)),
+    ),
+    "flive": StandIn(
+        *("FLIVE", "authentic", "judge", "all", 0, 100, _SHARED, 400),
+        **dict(mixture=(0.8, 0.2), spread=(5.0, 15.0)),
+    ),
+    "agiqa3k": StandIn(
+        *("AGIQA-3K", "authentic", "judge", "all", 0, 5, _GENERATED, 250),
+        **dict(mixture=(0.6, 0.3, 0.1), spread=(0.7, 1.6)),
+    ),
 }
 
 # %% ../../nbs/1_data/09_embedded.ipynb #bc511e0e
@@ -84,9 +130,9 @@ def plan_stand_in(
     photographs = [p for p in PHOTOGRAPHS.values() if p.role == spec.role]
     rows = _synthetic_steps(spec, photographs, generator) if spec.kind == "synthetic" else []
     for i in range(0 if rows else spec.count):
-        number = 1 + generator.choice(3, p=(0.4, 0.4, 0.2))  # one to three distortions at once
+        number = 1 + generator.choice(len(spec.mixture), p=spec.mixture)
         types = generator.choice(spec.types, number, replace=False)
-        steps = [(int(t), float(1 + 4 * generator.beta(1.1, 1.4))) for t in types]
+        steps = [(int(t), float(1 + 4 * generator.beta(*spec.spread))) for t in types]
         rows.append((photographs[i % len(photographs)], int(derive_seed(seed, name, i) % 2**31), steps))
     content = {
         (p.name, cut): generator.normal(0, CONTENT)
@@ -96,17 +142,17 @@ def plan_stand_in(
     table.insert(0, "image", [f"{name}_{i:05d}.png" for i in range(len(table))])
     return table
 
-
+# %% ../../nbs/1_data/09_embedded.ipynb #98e0b1ef
 def _synthetic_steps(spec, photographs, generator):
     rows = []
-    for p in photographs:
-        steps = [[(t, level)] for t in spec.types for level in range(1, 6)]
+    for p, cut in product(photographs, spec.windows):
+        steps = [[]] * spec.pristine + [[(t, level)] for t in spec.types for level in range(1, 6)]
         kept = (
             sorted(generator.choice(len(steps), spec.count, replace=False))
             if spec.count
             else range(len(steps))
         )
-        rows += [(p, 0, steps[i]) for i in kept]
+        rows += [(p, cut, steps[i]) for i in kept]
     return rows
 
 
@@ -114,10 +160,16 @@ def _score(spec, row, content, generator):
     photograph, cut, steps = row
     rating = expected_rating(steps) + content[photograph.name, cut] + generator.normal(0, NOISE)
     unit = float(np.clip((rating - 1) / 4, 0, 1))
-    facts = {"mos": spec.low + unit * (spec.high - spec.low), "scene": photograph.scene}
+    score = spec.low + (unit if spec.higher_is_better else 1 - unit) * (spec.high - spec.low)
+    facts = {"mos": float(np.clip(score, spec.low, spec.high)), "scene": photograph.scene}
     if spec.kind == "synthetic":
-        distortion = find_distortion(steps[0][0]).name
-        facts |= {"reference": photograph.name, "distortion": distortion, "level": int(steps[0][1])}
+        reference = photograph.name if len(spec.windows) == 1 else f"{photograph.name}_{cut}"
+        number, level = steps[0] if steps else (None, 0)
+        facts |= {
+            "reference": reference,
+            "distortion": find_distortion(number).name if number else "none",
+            "level": level,
+        }
     return facts | {"photograph": photograph.name, "cut": cut, "steps": steps}
 
 # %% ../../nbs/1_data/09_embedded.ipynb #97629cd6
@@ -138,14 +190,28 @@ def distort_between(
     return entry.apply(image, strength, seed)
 
 # %% ../../nbs/1_data/09_embedded.ipynb #2c86c119
-def _write_row(job):
-    row, spec, seed, folder = job
+def _picture(row, spec, seed):
     picture = cut_scene(row["photograph"], row["cut"], spec.size, spec.region)
     for i, (number, level) in enumerate(row["steps"]):
         picture = distort_between(picture, number, level, derive_seed(seed, row["image"], i))
-    write_image(Path(folder) / row["image"], torch.from_numpy(picture).permute(2, 0, 1))
+    return picture
 
 
+def _write_row(job):
+    row, spec, seed, folder = job
+    write_image(Path(folder) / row["image"], torch.from_numpy(_picture(row, spec, seed)).permute(2, 0, 1))
+
+
+def _recipe(
+    spec,
+):  # what decides a set's pictures; the fields after `size` came later and count only where they are used
+    return {
+        f.name: getattr(spec, f.name)
+        for f in fields(spec)
+        if f.name == "size" or getattr(spec, f.name) != f.default
+    }
+
+# %% ../../nbs/1_data/09_embedded.ipynb #cb9643d0
 def make_stand_in(
     name: str,  # a key of STAND_INS
     seed: int = 0,  # of everything random
@@ -156,7 +222,7 @@ def make_stand_in(
     "A stand-in as picture table; makes its pictures on first use and keeps them in the cache (our choice)"
     plan, spec = plan_stand_in(name, seed), STAND_INS[name]
     digest = sha256(
-        f"1 {asdict(spec)} {seed} {plan.to_csv()}".encode()
+        f"1 {_recipe(spec)} {seed} {plan.to_csv()}".encode()
     ).hexdigest()  # 1: version of the pixel recipe
     folder = cache_root() / "embedded" / f"{name}-{digest[:12]}"
     if not folder.is_dir():
@@ -173,7 +239,6 @@ def make_stand_in(
             shutil.rmtree(fresh, ignore_errors=True)
     table = plan.drop(columns=["photograph", "cut", "steps"])
     source = f"embedded stand-in of {spec.original}"
-    facts = TableFacts(
-        f"embedded:{name}", spec.low, spec.high, score_set="modelled ratings", source=source, root=str(folder)
-    )
+    scale = (spec.low, spec.high, spec.higher_is_better, spec.score_set)
+    facts = TableFacts(f"embedded:{name}", *scale, source=source, root=str(folder))
     return read_table(table, root=folder, facts=facts)
