@@ -32,10 +32,13 @@ from iqa_repro.clip.backbone import (
     run_image_blocks,
     tokenize,
 )
-from iqa_repro.grmp.finetune import step_gradients
-from iqa_repro.grmp.model import GRMPIQA, get_recipe, unfreeze_last_blocks, upper_features
-from iqa_repro.grmp.prompts import TextPrompt, VisualPrompt
+from iqa_repro.clip.text_prompt import TextPrompt
+from iqa_repro.grmp.finetune import scene_prompts, step_gradients
+from iqa_repro.grmp.model import GRMPIQA, unfreeze_last_blocks, upper_features
+from iqa_repro.grmp.prompts import VisualPrompt
 from iqa_repro.grmp.qgr import gradient_angle, quality_loss, regularize_gradients, semantic_loss
+from iqa_repro.grmp.recipes import RECIPES, get_recipe
+from iqa_repro.grmp.released import load_released
 
 SHARED = Path(os.environ.get("IQA_REPRO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 FIXTURE = SHARED / "fixtures" / "grmp_official_step.json"
@@ -45,8 +48,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 FEATURES, GRADIENTS = 1e-4, 1e-3  # relative tolerances, fixture's README
-RELEASED_SCENES = "animal cityscape human indoor landscape night plant still_life others".split()
-SCENES = [f"a photo of a {scene}" for scene in RELEASED_SCENES]  # released code: no full stop, still_life
+SCENES = scene_prompts(RECIPES["released"])  # no full stop, still_life
 NORMS = ("ln_1", "ln_2", "ln_pre", "ln_post", "ln_final", "prompt_norm")
 
 
@@ -117,9 +119,8 @@ def make_student(config: dict, clip: Backbone) -> GRMPIQA:
     width, tokens, deep = (
         config[key] for key in ("vision_width", "visual_prompt_tokens", "deep_prompt_layers")
     )
-    visual = VisualPrompt(
-        clip, tokens=tokens, layers=1 + deep, released=True
-    )  # more layers than the tower has
+    released = dict(project=True, dropout=0.1, norm=True)
+    visual = VisualPrompt(clip, tokens, 1 + deep, **released)  # more layers than the tower has
     first = weight("visual.prompt_embeddings", (1, tokens, width))
     later = weight("visual.deep_prompt_embeddings", (deep, tokens, width))
     parts = {"project": "prompt_proj", "norm": "prompt_norm"}
@@ -130,8 +131,9 @@ def make_student(config: dict, clip: Backbone) -> GRMPIQA:
             tensors[name] = weight(f"visual.{parts[part]}.{kind}", tuple(old.shape))
     visual.load_state_dict(tensors)
     text.load_state_dict({"context": weight("prompt_learner2.ctx", tuple(text.context.shape))})
-    recipe = get_recipe("paper", per="tensor", released_prompt=True, train_visual="none")
-    return GRMPIQA(clip, text, visual, recipe).eval()
+    return GRMPIQA(
+        clip, text, visual, get_recipe("released", visual_layers=1 + deep, precision="float32")
+    ).eval()
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,64 @@ def test_one_vector_for_the_model_is_something_else(step):
     assert len(other) >= 20, other  # nearly everywhere
 
 
+# --- the authors' files ---------------------------------------------------------------------------------------------
+
+
+def official_state(config: dict, clip: Backbone) -> dict[str, Tensor]:
+    "What the authors' fine-tuned model saves: every tensor by the fixture's rule, under the authors' own names"
+    names = {name: tuple(old.shape) for name, old in clip.model.state_dict().items()}
+    width, tokens, deep = (
+        config[key] for key in ("vision_width", "visual_prompt_tokens", "deep_prompt_layers")
+    )
+    names |= {"visual.prompt_embeddings": (1, tokens, width)}
+    names |= {"visual.deep_prompt_embeddings": (deep, tokens, width)}
+    names |= {"visual.prompt_proj.weight": (width, width), "visual.prompt_proj.bias": (width,)}
+    names |= {"visual.prompt_norm.weight": (width,), "visual.prompt_norm.bias": (width,)}
+    state, count = {}, config["context_tokens"]
+    for name, shape in names.items():
+        tower, rest = name.split(".", 1) if name.startswith("visual.") else ("text", name)
+        key = name if name == "logit_scale" else f"{'image' if tower == 'visual' else tower}_encoder.{rest}"
+        state[key] = weight(name, shape)
+    state["prompt_learner2.ctx"] = weight("prompt_learner2.ctx", (count, config["text_width"]))
+    words = clip.tokenizer([" ".join(["X"] * count) + f" {word} quality." for word in ("high", "low")])
+    embedded = state["text_encoder.token_embedding.weight"][words]
+    state["prompt_learner2.token_prefix"] = embedded[:, :1]
+    state["prompt_learner2.token_suffix"] = embedded[:, 1 + count :]
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.fixture(scope="module", params=["fine-tuned", "meta"])
+def loaded(request, step, tmp_path_factory) -> GRMPIQA:
+    state = official_state(step.official["config"], step.clip)
+    if request.param == "meta":
+        del state["module.text_encoder.token_embedding.weight"]
+    path = tmp_path_factory.mktemp("released") / "best_prompt.pt"
+    torch.save(state, path)
+    return load_released(path, step.clip if request.param == "meta" else None)
+
+
+def test_a_released_file_gives_the_fixtures_numbers(step, loaded):
+    official = step.official
+    with torch.no_grad():
+        check(loaded.image_features(step.images, preprocess=False), official["image_features"], FEATURES)
+        check(loaded.text_features(), official["quality_text_features"], FEATURES)
+        check(encode_prompts(loaded.clip, SCENES), official["scene_text_features"], FEATURES)
+        logits = loaded.quality_logits(step.images, preprocess=False)
+    check(logits, official["quality_logits"], FEATURES)
+    check(logits.softmax(-1)[:, 0], official["quality_probability"], FEATURES)
+    check(quality_loss(logits, step.quality), official["quality_loss"], FEATURES)
+
+
+def test_a_released_file_is_the_student_of_the_gradient_tests(step, loaded):
+    config, own = step.official["config"], loaded.state_dict()
+    expected = step.model.state_dict()
+    assert own.keys() == expected.keys()
+    assert [name for name in own if not torch.equal(own[name], expected[name])] == []
+    assert loaded.recipe == get_recipe("released", visual_layers=1 + config["deep_prompt_layers"])
+    assert loaded.clip.model.visual.transformer.resblocks[0].attn.num_heads == config["vision_heads"]
+    assert loaded.visual.norm.eps == 1e-6 and not loaded.training
+
+
 # --- what must not match, so that the tests above can fail ---------------------------------------------------------
 
 
@@ -325,3 +385,13 @@ def test_a_wrong_image_tower_does_not_match(step, mistake):
 def test_the_papers_scene_sentences_are_other_sentences(step, sentence):
     with pytest.raises(AssertionError, match="not close"):
         check(encode_prompts(step.clip, [sentence]), step.official["scene_text_features"][7:8], FEATURES)
+
+
+def test_a_released_file_needs_quickgelu_and_the_right_heads(step, tmp_path):
+    config = step.official["config"]
+    torch.save(official_state(config, step.clip), tmp_path / "tuned.pt")
+    with pytest.raises(ValueError, match="plain GELU"):
+        load_released(tmp_path / "tuned.pt", make_clip(config, quick_gelu=False))
+    other = load_released(tmp_path / "tuned.pt", head_width=32)
+    with torch.no_grad(), pytest.raises(AssertionError, match="not close"):
+        check(other.image_features(step.images, preprocess=False), step.official["image_features"], FEATURES)

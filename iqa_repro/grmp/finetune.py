@@ -60,17 +60,29 @@ def step_gradients(
     "Both gradients and their combination for the trained parameters (GRMP-IQA Eqs. 3, 7, 8)"
     parameters = [p for p in model.parameters() if p.requires_grad]
     scale = model.clip.temperature
-    loss = quality_loss(scale * features @ model.text(model.clip).T, quality)
+    with _arithmetic(model):
+        text = model.text(model.clip)
+    loss = quality_loss(scale * features @ text.float().T, quality)
     g_quality = torch.autograd.grad(loss, parameters, retain_graph=semantic is not None, allow_unused=True)
     g_quality = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, g_quality, strict=True)]
     if semantic is None:
         return StepResult(g_quality, loss.item(), None)
     tokens, teacher = semantic
-    student = scale * features @ encode_prompts(model.clip, tokens).T
+    with _arithmetic(model):
+        scenes = encode_prompts(model.clip, tokens)
+    student = scale * features @ scenes.float().T
     g_semantic = torch.autograd.grad(semantic_loss(student, teacher), parameters, allow_unused=True)
     angle = gradient_angle(g_quality, g_semantic)
     return StepResult(
         regularize_gradients(g_quality, g_semantic, strength, model.recipe.per), loss.item(), angle
+    )
+
+
+def _arithmetic(model):
+    "Both towers in half precision where the recipe wants it (D14)"
+    kind = model.text.context.device.type
+    return torch.autocast(
+        kind, torch.bfloat16 if kind == "cpu" else torch.float16, enabled=model.recipe.precision == "autocast"
     )
 
 # %% ../../nbs/3_grmp/05_finetune.ipynb #a1e6ffb1
@@ -100,9 +112,9 @@ class FinetuneSettings:
             for name in ("epochs", "batch", "blocks", "views", "check")
             if getattr(self, name) < 1
         }
-        if small or not (self.lr > 0 and self.strength >= 0):  # not >: also for NaN
+        if small or not (self.lr > 0 and 0 <= self.strength < np.inf):  # not >: also for NaN
             raise ValueError(
-                f"counts must be at least 1, lr above 0, strength at least 0; got {small or (self.lr, self.strength)}"
+                f"counts must be at least 1, lr above 0, strength a number of at least 0; got {small or (self.lr, self.strength)}"
             )
         if self.optimizer not in ("sgd", "adamw") or self.schedule not in ("cosine", "plateau", "constant"):
             raise ValueError(
@@ -133,14 +145,15 @@ class _Crops:
         self.quality = ((train.quality - low) / (high - low) if stretch else train.quality).to(self.device)
         ends = [self.images.shape[-2] - self.size + 1, self.images.shape[-1] - self.size + 1, 2]
         shape = (len(self.images), settings.views)
+        draw = self.draw(0)
         self.places = torch.stack(
-            [torch.randint(end, shape, generator=self.draw(0)) for end in ends], -1
+            [torch.randint(end, shape, generator=draw) for end in ends], -1
         )  # top, left, mirrored
         self.teacher = with_pixels(teacher, self.recipe) if teacher is not None else None
         self.scenes = tokenize(self.teacher, scene_prompts(self.recipe)) if teacher is not None else None
         if self.scenes is not None:
-            with torch.no_grad():
-                self.scene_features = encode_prompts(self.teacher, self.scenes)
+            with torch.no_grad(), _arithmetic(model):
+                self.scene_features = encode_prompts(self.teacher, self.scenes).float()
         width, tokens = (
             model.model.visual.conv1.out_channels,
             (self.size // model.model.visual.conv1.kernel_size[0]) ** 2 + 101,
@@ -150,9 +163,10 @@ class _Crops:
         self.kept, self.answers = {}, {}
         if self.fixed and small:
             pairs = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))
-            parts = [(part, self.cut(*part.T)) for part in pairs.split(64)]
-            answers = [(self.lower(crops), self.answer(crops)) for _, crops in parts]
-            if not self.recipe.prompt_dropout:
+            still = not self.recipe.prompt_dropout  # dropout gives another state in each step
+            parts = (self.cut(*part.T) for part in pairs.split(64))
+            answers = [(self.lower(crops) if still else None, self.answer(crops)) for crops in parts]
+            if still:
                 self.kept = torch.cat([a for a, _ in answers]).unflatten(0, shape)
             self.answers = None if teacher is None else torch.cat([b for _, b in answers]).unflatten(0, shape)
 
@@ -170,7 +184,9 @@ class _Crops:
 
     def cut_alike(self, rows, step):
         "One offset for all of them, mirrored when it lies in the left half (D12)"
-        ends = [side - self.size + 1 for side in self.images.shape[-2:]]
+        ends = [
+            max(side - self.size, 1) for side in self.images.shape[-2:]
+        ]  # released code: 0 … 19 of 244 - 224, never the last
         draw = (
             torch.Generator().manual_seed(0) if step is None else self.draw(step)
         )  # a look must not move the stream
@@ -179,14 +195,16 @@ class _Crops:
         return (crops.flip(-1) if left < ends[1] // 2 else crops).to(self.device)
 
     def lower(self, crops):
-        return lower_tokens(self.model, crops, self.settings.blocks)
+        with _arithmetic(self.model):
+            return lower_tokens(self.model, crops, self.settings.blocks).float()
 
     def answer(self, crops):
         "The original CLIP's scene logits"
         if self.teacher is None:
             return None
-        with torch.no_grad():
-            return self.teacher.temperature * encode_images(self.teacher, crops) @ self.scene_features.T
+        with torch.no_grad(), _arithmetic(self.model):
+            features = encode_images(self.teacher, crops).float()
+        return self.teacher.temperature * features @ self.scene_features.T
 
     def batch(self, rows, views, step):
         "State before the tuned blocks and the teacher's answers, for some pictures"
@@ -210,25 +228,42 @@ def finetune(
     | None = None,  # called at each check, for curves; decides only under select="test"
 ) -> (
     pd.DataFrame
-):  # one row a check: epoch, loss, validation, angle, watch, chosen (bool), trained (number of tensors)
+):  # one row a check: epoch, loss, validation, angle, watch, lr, chosen (bool), trained (number of tensors)
     "Fine-tuning of the last blocks with quality-aware gradient regularization (GRMP-IQA §3.4, §4.2)"
     _check_finetune(model, validation, settings, teacher, watch)
+    _check_teacher(model, teacher)
     parameters = list(unfreeze_last_blocks(model, settings.blocks).values())
     if model.visual is not None:
         model.visual.train(model.recipe.prompt_dropout > 0)
-    with torch.random.fork_rng():
-        if model.recipe.prompt_dropout:  # dropout draws from torch's global stream
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        crops = _Crops(model, train, settings, generator, teacher)
-        history, kept = _loop(model, crops, parameters, validation, settings, watch)
-    _install(parameters, kept[1])
-    model.eval().requires_grad_(False)
+    kept = [None, [p.detach().clone() for p in parameters]]  # the chosen epoch so far and its weights
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(
+                generator.initial_seed()
+            )  # dropout's stream is torch's global one; the crops keep theirs
+            history = _loop(
+                model,
+                _Crops(model, train, settings, generator, teacher),
+                parameters,
+                validation,
+                settings,
+                watch,
+                kept,
+            )
+    except FloatingPointError as error:
+        held = "its weights from before" if kept[0] is None else f"the weights of epoch {kept[0]}"
+        raise ValueError(
+            f"training diverged {error}, with lr={settings.lr}; lower the rate. The model holds {held}"
+        ) from error
+    finally:  # also where a watch fails
+        _install(parameters, kept[1])
+        model.eval().requires_grad_(False)
     return pd.DataFrame(history).assign(chosen=lambda h: h["epoch"] == kept[0], trained=len(parameters))
 
 
-def _loop(model, crops, parameters, validation, settings, watch):
+def _loop(model, crops, parameters, validation, settings, watch, kept):
     optimizer, schedule = _optimizer(parameters, settings)
-    history, best, kept = [], np.inf, None
+    history, best = [], np.inf
     for epoch in range(settings.epochs + 1):  # epoch 0 is a look at the untuned model
         if epoch % settings.check == 0 or epoch == settings.epochs:
             row = {
@@ -240,8 +275,12 @@ def _loop(model, crops, parameters, validation, settings, watch):
             value = {"validation": row["validation"], "last": -epoch, "test": -(row["watch"] or 0)}[
                 model.recipe.select
             ]
-            if kept is None or value < best:
-                best, kept = value, (epoch, [p.detach().clone() for p in parameters])
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"after {epoch} epochs: what chooses the epoch (select={model.recipe.select!r}) is {value}"
+                )
+            if value < best:
+                best, kept[:] = value, (epoch, [p.detach().clone() for p in parameters])
             if settings.schedule == "plateau":
                 schedule.step(value)
                 if (
@@ -249,10 +288,10 @@ def _loop(model, crops, parameters, validation, settings, watch):
                 ):  # released code: below 5e-7, from 1e-3 (D9)
                     break
         if epoch < settings.epochs:
-            _epoch(model, crops, settings, optimizer, epoch, kept)
+            _epoch(model, crops, settings, optimizer, epoch)
             if settings.schedule == "cosine":
                 schedule.step()
-    return history, kept
+    return history
 
 
 def _optimizer(parameters, settings):
@@ -286,6 +325,15 @@ def _check_finetune(model, validation, settings, teacher, watch):
         )
 
 
+def _check_teacher(model, teacher):
+    shapes = lambda clip: {name: tuple(p.shape) for name, p in clip.model.named_parameters()}
+    if teacher is not None and shapes(teacher) != shapes(model.clip):
+        raise ValueError(
+            f"the teacher must be the original of the CLIP that is tuned: {model.clip.name!r} with {model.clip.layers} image layers and input "
+            f"{model.clip.image_size}, got {teacher.name!r} with {teacher.layers} and {teacher.image_size} and tensors of other shapes"
+        )
+
+
 def _install(parameters, values):
     with torch.no_grad():
         for p, value in zip(parameters, values, strict=True):
@@ -301,25 +349,26 @@ def _order(crops, settings, step):
     return torch.stack([torch.randperm(n, generator=draw), torch.randint(views, (n,), generator=draw)], 1)
 
 
-def _epoch(model, crops, settings, optimizer, epoch, kept):
+def _epoch(model, crops, settings, optimizer, epoch):
     parameters = [p for p in model.parameters() if p.requires_grad]
     steps = -(-len(crops.images) * (settings.views if settings.all_views else 1) // settings.batch)
     below = model.clip.layers - settings.blocks
     fixed = None if model.visual is None else model.visual.prompts[:below].detach().clone()
     for i, pairs in enumerate(_order(crops, settings, steps * epoch).split(settings.batch)):
         rows, views = pairs.T
+        if model.recipe.stream == "step":
+            torch.manual_seed(steps * epoch + i)  # of dropout (D13)
         tokens, teacher = crops.batch(rows, views, steps * epoch + i)
-        features = _features(model, tokens, settings.blocks)
+        with _arithmetic(model):
+            features = upper_features(model, tokens, settings.blocks).float()
         semantic = (crops.scenes, teacher) if settings.strength > 0 else None
         result = step_gradients(model, features, crops.quality[rows], semantic, settings.strength)
         if not np.isfinite(result.quality_loss) or not all(
             bool(g.isfinite().all()) for g in result.gradients
         ):
-            _install(parameters, kept[1])
-            model.eval().requires_grad_(False)
-            raise ValueError(
-                f"the loss became {result.quality_loss} with lr={settings.lr}: training diverged in epoch {epoch}, step {i}, on pictures "
-                f"{rows.tolist()[:8]}{' …' if len(rows) > 8 else ''}; lower the rate. The model holds the weights of epoch {kept[0]}"
+            pictures = f"{rows.tolist()[:8]}{' …' if len(rows) > 8 else ''}"
+            raise FloatingPointError(
+                f"in epoch {epoch}, step {i}, on pictures {pictures}: the loss became {result.quality_loss}"
             )
         for p, g in zip(parameters, result.gradients, strict=True):
             p.grad = g
@@ -327,13 +376,6 @@ def _epoch(model, crops, settings, optimizer, epoch, kept):
         if fixed is not None and model.visual.prompts.requires_grad:
             with torch.no_grad():
                 model.visual.prompts[:below] = fixed
-
-
-def _features(model, tokens, blocks):
-    kind = tokens.device.type
-    half = torch.bfloat16 if kind == "cpu" else torch.float16
-    with torch.autocast(kind, dtype=half, enabled=model.recipe.precision == "autocast"):
-        return upper_features(model, tokens, blocks).float()
 
 
 def _look(model, crops, validation, settings, watch):
@@ -346,9 +388,12 @@ def _look(model, crops, validation, settings, watch):
         features = upper_features(model, tokens, settings.blocks)
         angle = step_gradients(model, features, crops.quality[rows], (crops.scenes, teacher), 0.0).angle
     with torch.no_grad():
-        loss = quality_loss(_logits(model, tokens, settings.blocks), crops.quality[rows]).item()
+        loss, held = quality_loss(_logits(model, tokens, settings.blocks), crops.quality[rows]).item(), np.nan
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"in the last step before a look: the loss on the training pictures became {loss}"
+            )
         seen = watch(model) if watch else None
-        held = np.nan
         if validation is not None:
             logits = torch.cat(
                 [model.quality_logits(part.to(crops.device)) for part in validation.images.split(128)]

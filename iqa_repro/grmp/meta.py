@@ -145,6 +145,7 @@ def half_steps(
     generator: torch.Generator,  # of the draw
 ) -> list[tuple[Tensor, Tensor]]:  # (pictures, labels) of each half-step; support and query in turn
     "The batches of one visit to a task (GRMP-IQA §3.3; peers.md B6, B7)"
+    _check_size(task, settings, recipe)
     order = torch.randperm(len(task.images), generator=generator)
     sizes = settings.support, settings.query
     fixed = recipe.task_split == "sizes"
@@ -159,6 +160,16 @@ def half_steps(
     ]
     turns = zip(batches[0], itertools.cycle(batches[1]))  # noqa: B905  queries repeat when they run out
     return [(task.images[rows], labels) for turn in turns for rows, labels in turn]
+
+
+def _check_size(task, settings, recipe):
+    needed = (
+        settings.support + settings.query if recipe.task_split == "sizes" else 3
+    )  # 80/20 of three leaves one query picture
+    if len(task.images) < needed:
+        raise ValueError(
+            f"task {task.name!r} has {len(task.images)} pictures, support + query need {needed}; lower them in [meta]"
+        )
 
 
 def _stretch(quality, recipe):
@@ -258,10 +269,9 @@ class _MetaRun:
 
     def run_epoch(self):
         "One pass over all tasks"
-        if (
-            self.recipe.prompt_dropout
-        ):  # dropout draws from torch's global stream, which nobody else may depend on
-            torch.manual_seed(int(torch.randint(2**31, (), generator=self.generator)))
+        torch.manual_seed(
+            self.generator.initial_seed() + self.epoch
+        )  # dropout's stream is torch's global one; tasks and crops keep theirs
         for group in self.groups():
             ends, losses = zip(*[self.visit(self.tasks[i]) for i in group], strict=True)
             self.theta = outer_step(self.theta, ends, self.settings.outer_lr)
@@ -284,6 +294,10 @@ class _MetaRun:
         self.install(self.theta)
         self.model.eval()
         seen = self.history[-1]["watch"] = float(watch(self.model))
+        if self.recipe.meta_select == "test" and seen != seen:
+            raise ValueError(
+                f"watch chooses the prompts (meta_select='test') and gave nan after epoch {self.epoch - 1}; give a number"
+            )
         if self.recipe.meta_select == "test" and (self.best is None or seen > self.best[0]):
             self.best = (seen, self.theta)
 
@@ -399,14 +413,8 @@ def _check_tasks(tasks, settings, recipe):
             f"meta-training shares what distortion types have in common and needs at least two tasks, got {len(tasks)}: {names}; for one "
             "type use finetune"
         )
-    needed = (
-        settings.support + settings.query if recipe.task_split == "sizes" else 3
-    )  # 80/20 of three leaves one query picture
     for task in tasks:
-        if len(task.images) < needed:
-            raise ValueError(
-                f"task {task.name!r} has {len(task.images)} pictures, support + query need {needed}; lower them in [meta]"
-            )
+        _check_size(task, settings, recipe)
         if not bool(((task.quality >= 0) & (task.quality <= 1)).all()):  # also false for NaN
             low, high = task.quality.min().item(), task.quality.max().item()
             raise ValueError(
@@ -425,8 +433,7 @@ def plain_pretrain(
     _check_tasks(tasks, settings, model.recipe)
     images, quality = torch.cat([t.images for t in tasks]), torch.cat([t.quality for t in tasks])
     logits, parameters, size = _CropLogits(model), list(train(model).values()), model.clip.image_size
-    for p in parameters:
-        p.requires_grad_(True)
+    good = [p.requires_grad_(True).detach().clone() for p in parameters]  # the weights of the last sound loss
     rule = torch.optim.Adam if model.recipe.inner_optimizer == "adam" else torch.optim.SGD
     optimizer, history, batch = (
         rule(parameters, settings.inner_lr),
@@ -439,6 +446,15 @@ def plain_pretrain(
             :, 0
         ]
         loss = quality_loss(logits(crops), quality[chosen])
+        if not bool(loss.isfinite()):
+            with torch.no_grad():
+                for p, value in zip(parameters, good, strict=True):
+                    p.copy_(value)
+            raise ValueError(
+                f"plain training diverged: loss {loss.item()} in step {step} with inner_lr={settings.inner_lr}; lower the rate. The model "
+                "holds the weights of the step before"
+            )
+        good = [p.detach().clone() for p in parameters]
         for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = g
         optimizer.step()

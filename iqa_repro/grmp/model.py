@@ -223,3 +223,11 @@ def load_model(
         tensors |= {f"model.{k}": v for k, v in model.model.state_dict().items()}
     load_into(model, tensors, what=f"the GRMP-IQA model of {path}")
     return model.eval()
+
+# %% ../../nbs/3_grmp/03_model.ipynb #5d5dc21c
+def __getattr__(name):
+    if name == "load_released":
+        from iqa_repro.grmp.released import load_released  # not at the top: that module imports this one
+
+        return load_released
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@
 __all__ = ['quality_loss', 'semantic_loss', 'regularize_gradient', 'regularize_gradients', 'gradient_angle']
 
 # %% ../../nbs/3_grmp/01_qgr.ipynb #d1f96be1
+import math
 from collections.abc import Sequence
 
 import torch
@@ -48,10 +49,18 @@ def regularize_gradient(
         raise ValueError(
             f"gradients must have one shape, got g_quality {tuple(g_quality.shape)} and g_semantic {tuple(g_semantic.shape)}"
         )
-    overlap = (g_quality * g_semantic).sum()
-    if overlap <= 0:
+    _check_strength(strength)
+    overlap, square = (g_quality * g_semantic).sum(), g_semantic.square().sum()
+    if overlap <= 0 or square == 0:  # a gradient so small that its square is 0 has no direction
         return g_quality
-    return g_quality - strength * overlap / g_semantic.square().sum() * g_semantic
+    return g_quality - strength * overlap / square * g_semantic
+
+
+def _check_strength(strength):
+    if not 0 <= strength < math.inf:  # also for NaN
+        raise ValueError(
+            f"strength (λ of Eq. 8) must be a number of at least 0, got {strength}; 0 switches QGR off"
+        )
 
 # %% ../../nbs/3_grmp/01_qgr.ipynb #ce88ecad
 def regularize_gradients(
@@ -67,6 +76,7 @@ def regularize_gradients(
         )
     if per not in ("model", "tensor"):
         raise ValueError(f"per must be 'model' (Eq. 8) or 'tensor' (released code), got {per!r}")
+    _check_strength(strength)
     pairs = [(q, s) for q, s in zip(quality, semantic, strict=True) if s is not None]
     if per == "model" and pairs:
         flat = [torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1)]
@@ -92,4 +102,6 @@ def gradient_angle(
     )
     if q2 == 0 or s2 == 0:
         return 90.0
-    return torch.rad2deg(torch.acos((dot / (q2 * s2).sqrt()).clamp(-1, 1))).item()
+    return torch.rad2deg(
+        torch.acos((dot / q2.sqrt() / s2.sqrt()).clamp(-1, 1))
+    ).item()  # the product q2 · s2 may be too small

@@ -8,6 +8,7 @@ __all__ = ['STAGES', 'RECIPES', 'Recipe', 'get_recipe', 'recipe_table']
 # %% ../../nbs/3_grmp/02_recipes.ipynb #a9b6f987
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, fields, replace
 
 import pandas as pd
@@ -46,7 +47,7 @@ class Recipe:
     restart: bool = _setting(True, False, "meta", "B1", "each task starts from θ (Eq. 4), not where the last one stopped", (True, False))
     query_point: str = _setting("adapted", "adapted", "meta", "Eq. 5", "gradient of the second half-step at θ′ (text, code) or θ (formula)", ("adapted", "start"))
     inner_optimizer: str = _setting("sgd", "adam", "meta", "B2", "half-steps as printed in Eqs. 4, 5, or Adam as §4.2 names it", ("sgd", "adam"))
-    moments: str = _setting("task", "kadid10k", "meta", "B2", "Adam forgets its moments before every task, or only before KADID-10k's", ("task", "kadid10k"))
+    moments: str = _setting("task", "kadid10k", "meta", "B2", "if Adam: it forgets its moments before every task, or only before KADID-10k's", ("task", "kadid10k"))
     outer_tasks: str = _setting("sample", "dataset", "meta", "B4", "an outer step sees k sampled tasks, or all of one data set in order", ("sample", "dataset"))
     kadid_types: int = _setting(25, 24, "meta", "B5", "distortion types of KADID-10k that become tasks", (25, 24))
     task_split: str = _setting("sizes", "80/20", "meta", "B6", "support and query of fixed size, or 80/20 of the task, in batches, in turn", ("sizes", "80/20"))
@@ -67,12 +68,12 @@ class Recipe:
     tune_labels: str = _setting("range", "sample", "tuning", "D11", "labels scaled by the published range, or by the shots' own extremes", ("range", "sample"))
     tune_resize: str = _setting("none", "square", "tuning", "D12", "pictures keep their scale, or are squeezed to 244/224 of the input", ("none", "square"))
     crop_offset: str = _setting("each", "batch", "tuning", "D12", "each picture has its crops, or one offset serves the batch", ("each", "batch"))
-    stream: str = _setting("run", "step", "tuning", "D13", "crops come from the run's generator, or are the same in every run", ("run", "step"))
-    precision: str = _setting("float32", "autocast", "tuning", "D14", "arithmetic of the towers; autocast without loss scaling", ("float32", "autocast"))
+    stream: str = _setting("run", "step", "tuning", "D13", "crops, order and dropout come from the run's generator, or are the same in every run", ("run", "step"))
+    precision: str = _setting("float32", "autocast", "tuning", "D14", "arithmetic of both towers while tuning; autocast is without loss scaling", ("float32", "autocast"))
     # --- protocol
     split_by: str = _setting("reference", "image", "protocol", "D15", "what is kept together where there are references", ("reference", "image"))
     livec_training: bool = _setting(False, True, "protocol", "D16", "LIVEC's seven training pictures count as data", (True, False))
-    nested: bool = _setting(True, False, "protocol", "D20", "50 shots are the beginning of 100, or a draw of their own", (True, False))
+    nested: bool = _setting(True, False, "protocol", "D15, D20", "50 shots are the beginning of 100, or a draw of their own", (True, False))
     # fmt: on
 
     def __post_init__(self):
@@ -80,10 +81,10 @@ class Recipe:
             value, values = getattr(self, field.name), field.metadata["values"]
             if values is not None and not any(value == v and type(value) is type(v) for v in values):
                 raise ValueError(f"{field.name} must be one of {values}, got {value!r}")
-            if (
-                values is None and value is not None and not (isinstance(value, int | float) and value >= 0)
-            ):  # not >=: also for NaN
-                raise ValueError(f"{field.name} must be a number of at least 0, got {value!r}")
+            number = isinstance(value, field.type | int) and not isinstance(value, bool)
+            if values is None and not (number and (value is None or 0 <= value < math.inf)):  # also for NaN
+                whole = "" if field.type is float else "whole "
+                raise ValueError(f"{field.name} must be a {whole}number of at least 0, got {value!r}")
         if not 0 <= self.prompt_dropout < 1:
             raise ValueError(f"prompt_dropout must lie in 0 … 1, 1 excluded, got {self.prompt_dropout}")
 

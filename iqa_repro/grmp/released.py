@@ -131,32 +131,7 @@ def _refuse(path, found, expected):
             f"{path} does not have the released layout: {'; '.join(wrong)}. Is it whole, and written by the authors' code?"
         )
 
-# %% ../../nbs/3_grmp/06_released.ipynb #ebc46a8b
-def load_released(
-    path: str | Path,  # meta-prompt or fine-tuned file of the released code
-    clip: Backbone
-    | None = None,  # that it was trained on; None: built from the file, or OpenAI's ViT-B/16 for a meta file
-    head_width: int = 64,  # of attention, where the backbone is built from the file; no shape shows it (OpenAI's ViTs: 64)
-    crops: int = 1,  # fixed test crops (released code: 1)
-) -> GRMPIQA:  # evaluation mode, on the backbone's device
-    "The authors' checkpoint as our model; every size is read off the tensors (peers.md §5)"
-    tensors = read_released(path)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # start values are overwritten, so none is drawn from the caller's stream
-        clip = _build(path, _sizes(tensors), head_width) if clip is None else clip
-        recipe = _check(path, tensors, clip)
-        model = build_model(clip, recipe, len(tensors["prompt_learner2.ctx"]), crops=crops)
-    own = {name.removeprefix("module."): tensor for name, tensor in to_released(model).items()}
-    tensors = {_TOKENS: own[_TOKENS]} | tensors
-    _refuse(path, *({name: tuple(t.shape) for name, t in part.items()} for part in (tensors, own)))
-    ours = {_rename(name, back=True): tensor for name, tensor in tensors.items()}
-    ours["visual.prompts"] = torch.cat([tensors[_SHALLOW], tensors[_DEEP]])
-    load_into(model, {name: ours[name] for name in model.state_dict()}, what=str(path))
-    model.text = _look_up(path, model, tensors)
-    return model
-
-
+# %% ../../nbs/3_grmp/06_released.ipynb #e05cbe74
 def _sizes(tensors):
     shape = {name: tensor.shape for name, tensor in tensors.items()}
     positions, patch = shape["image_encoder.positional_embedding"][0], shape["image_encoder.conv1.weight"][-1]
@@ -174,7 +149,7 @@ def _sizes(tensors):
         )
     return sizes | ({"vocab_size": shape[_TOKENS][0]} if _TOKENS in shape else {})
 
-
+# %% ../../nbs/3_grmp/06_released.ipynb #c43d885d
 def _build(path, sizes, head_width):
     towers = {key: value for key, value in sizes.items() if key != "vocab_size"}
     if towers == sizes:
@@ -236,10 +211,10 @@ def _check(path, tensors, clip):
         **{key: value for key, value in changes.items() if value != getattr(RECIPES["released"], key)},
     )
 
-
+# %% ../../nbs/3_grmp/06_released.ipynb #0e34c917
 def _look_up(path, model, tensors):
     "The text prompt with its words from the token embedding that was loaded; the file's own must be the same"
-    text = TextPrompt(model.clip, len(model.text.context), model.text.words)
+    text = TextPrompt(model.clip, len(model.text.context), model.text.words, torch.Generator())
     text.load_state_dict(model.text.state_dict())
     for name, own in (("token_prefix", text.start), ("token_suffix", text.rest)):
         stored = tensors[f"prompt_learner2.{name}"].to(own)
@@ -249,3 +224,28 @@ def _look_up(path, model, tensors):
                 f"token embedding of {model.clip.name!r} ({model.clip.pretrained!r}): the file was made with another CLIP, or with other words"
             )
     return text
+
+# %% ../../nbs/3_grmp/06_released.ipynb #ebc46a8b
+def load_released(
+    path: str | Path,  # meta-prompt or fine-tuned file of the released code
+    clip: Backbone
+    | None = None,  # that it was trained on; None: built from the file, or OpenAI's ViT-B/16 for a meta file
+    head_width: int = 64,  # of attention, where the backbone is built from the file; no shape shows it (OpenAI's ViTs: 64)
+    crops: int = 1,  # fixed test crops (released code: 1)
+) -> GRMPIQA:  # evaluation mode, on the backbone's device
+    "The authors' checkpoint as our model; every size is read off the tensors (peers.md §5)"
+    tensors = read_released(path)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # start values are overwritten, so none is drawn from the caller's stream
+        clip = _build(path, _sizes(tensors), head_width) if clip is None else clip
+        recipe = _check(path, tensors, clip)
+        model = build_model(clip, recipe, len(tensors["prompt_learner2.ctx"]), crops=crops)
+    own = {name.removeprefix("module."): tensor for name, tensor in to_released(model).items()}
+    tensors = {_TOKENS: own[_TOKENS]} | tensors
+    _refuse(path, *({name: tuple(t.shape) for name, t in part.items()} for part in (tensors, own)))
+    ours = {_rename(name, back=True): tensor for name, tensor in tensors.items()}
+    ours["visual.prompts"] = torch.cat([tensors[_SHALLOW], tensors[_DEEP]])
+    load_into(model, {name: ours[name] for name in model.state_dict()}, what=str(path))
+    model.text = _look_up(path, model, tensors)
+    return model

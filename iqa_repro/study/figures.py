@@ -68,6 +68,8 @@ METHOD_LOOKS = {  # our choice
     # methods
     "CLIP": (_GREY, "o"),
     "CLIP-IQA": (_SKY, "v"),
+    "zero-shot CLIP": (_GREY, "o"),
+    "zero-shot CLIP-IQA": (_SKY, "v"),
     "CoOp": (_BROWN, "P"),
     "linear probe": (_YELLOW, "p"),
     "GRMP-IQA": (_ORANGE, "s"),

@@ -36,7 +36,8 @@ PARTS = (  # pattern of a tensor's name, tower, part; a number in the name is th
     (r"model\.logit_scale", "both", "temperature"),
     (r"text\.context", "text", "prompt"),
     (r"visual\.prompts", "image", "prompt"),
-    (r"visual\.", "image", "prompt map"),  # released recipe only
+    (r"visual\.norm", "image", "last norm"),  # this and the next in the released recipe only
+    (r"visual\.project", "image", "prompt map"),
 )
 
 
@@ -185,16 +186,16 @@ def group_layers(
     table: pd.DataFrame,  # from describe_stages
     tower: str,  # 'image' or 'text'
     stage: str,  # column: 'meta' or 'tuned'
-) -> list[tuple[int, int, bool]]:  # first layer, last layer, whether its blocks or prompts learn
+) -> list[tuple[int, int]]:  # first and last layer of each run
     "Runs of layers whose block and prompt are alike in what learns (our choice)"
     layers = table[(table["tower"] == tower) & (table["layer"] > 0)].assign(on=lambda t: t[stage] > 0)
     states = layers.groupby("layer")[["part", "on"]].agg(tuple).apply(tuple, axis=1)
     runs = []
     for layer, state in states.items():
         if runs and states[runs[-1][0]] == state:
-            runs[-1] = (runs[-1][0], layer, runs[-1][2])
+            runs[-1] = (runs[-1][0], layer)
         else:
-            runs.append((layer, layer, any(state[1])))
+            runs.append((layer, layer))
     return runs
 
 # %% ../../nbs/4_study/09_overview.ipynb #ccb71ac0
@@ -253,15 +254,16 @@ def _rows(table, tower, part, first=0, last=0):
 
 def _words(rows, title, stage):
     total = rows["numbers"].sum()
-    size = f"{short_number(total)}\n→ " if total else ""
-    return f"{title}\n{size}{rows['shape'].iloc[-1]}", bool((rows[stage] > 0).any())
+    size, shape = [short_number(total)] if total else [], rows["shape"].iloc[-1]
+    lines = [title, *size, *([f"→ {shape}" if size else shape] if shape else [])]
+    return "\n".join(lines), bool((rows[stage] > 0).any())
 
 
 def _draw_tower(axes, table, tower, stage):  # heights at which it and its uppermost learning prompt end
     x, y, learner = _X[tower], 0.0, None
     side = x - _SIDE - 0.02 if tower == "image" else x + _WIDE + 0.02
     steps = [("picture" if tower == "image" else "sentences", 0, 0), ("embedding", 0, 0)]
-    steps += [("block", first, last) for first, last, _ in group_layers(table, tower, stage)]
+    steps += [("block", first, last) for first, last in group_layers(table, tower, stage)]
     for part, first, last in [*steps, ("last norm", 0, 0), ("projection", 0, 0)]:
         rows = _rows(table, tower, part, first, last)
         layers = f"s {first}–{last}" if last > first else f" {last}" if last else ""
@@ -276,12 +278,15 @@ def _draw_tower(axes, table, tower, stage):  # heights at which it and its upper
             if part == ("block" if tower == "image" else "embedding")
             else rows[:0]
         )
-        if len(prompt):
+        if prompt["numbers"].sum():
             words, learns = _words(prompt, "prompt" + layers, stage)
             _box(axes, side, y, _SIDE, words, learns)
             learner = y + _HIGH if learns else learner
             inner, outer = (side + _SIDE, x) if tower == "image" else (side, x + _WIDE)
             _arrow(axes, (inner, y + _HIGH / 2), (outer, y + _HIGH / 2))
+        if tower == "image" and part == "embedding" and len(rows := _rows(table, tower, "prompt map")):
+            _box(axes, side, y, _SIDE, *_words(rows, "prompt map", stage))
+            _arrow(axes, (side + _SIDE / 2, y + _HIGH), (side + _SIDE / 2, y + _STEP))
         y += _STEP
     return y - _STEP + _HIGH, learner
 
