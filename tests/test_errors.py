@@ -1,5 +1,6 @@
 "Wrong names, parameters, files and scores: refused with what came and what to do, and nothing is left behind."
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from open_clip.model import CLIP
 from safetensors.torch import save_file
 
 from iqa_repro.clip.backbone import load_clip
@@ -18,10 +20,21 @@ from iqa_repro.clip.tiny import build_tiny, load_tiny
 from iqa_repro.core.checkpoints import load_checkpoint, read_foreign, save_checkpoint
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import load_dataset
-from iqa_repro.grmp.finetune import FinetuneSettings, Labelled, finetune
-from iqa_repro.grmp.model import GRMPIQA, get_recipe, load_model, save_model
+from iqa_repro.data.labelled import Labelled
+from iqa_repro.grmp.finetune import FinetuneSettings, finetune, recipe_settings
+from iqa_repro.grmp.meta import (
+    MetaSettings,
+    Task,
+    distortion_tasks,
+    half_steps,
+    meta_pretrain,
+    plain_pretrain,
+)
+from iqa_repro.grmp.model import GRMPIQA, load_model, save_model
 from iqa_repro.grmp.prompts import TextPrompt, VisualPrompt
-from iqa_repro.study import protocols, runs
+from iqa_repro.grmp.qgr import gradient_angle, regularize_gradient, regularize_gradients
+from iqa_repro.grmp.recipes import get_recipe
+from iqa_repro.study import protocols, runs, tuning
 from iqa_repro.study.figures import save_figure
 from iqa_repro.study.metrics import krcc, plcc, rmse, srcc
 
@@ -96,17 +109,25 @@ def test_profile(tmp_path):
 def test_data_set():
     refused(ValueError, lambda: load_dataset("livc"), "'livc', did you mean 'livec'? There are ['agiqa3k', ")
     refused(ValueError, lambda: load_dataset("embedded:ava"), "unknown data set 'embedded:ava'. There are [")
-    refused(TypeError, lambda: load_dataset(None), "asked for by name, such as 'livec' or 'embedded:livec', got None")
+    refused(
+        TypeError,
+        lambda: load_dataset(None),
+        "asked for by name, such as 'livec' or 'embedded:livec', got None",
+    )
 
 
 def test_recipe_and_variant(tmp_path, monkeypatch, clip):
     monkeypatch.setenv("IQA_REPRO_CACHE", str(tmp_path))
     monkeypatch.setattr(protocols, "backbone_of", lambda profile: clip)
-    text = "unknown recipe 'papr', did you mean 'paper'? This version has ["
+    text = "unknown recipe 'papr', did you mean 'paper'? There are ['paper', 'released']."
     refused(ValueError, lambda: get_recipe("papr"), text)
     refused(ValueError, lambda: protocols.meta_model("GRMP-IQA", "embedded", 0, "papr"), text)
-    refused(ValueError, lambda: get_recipe("paper", restrt=False), "no setting ['restrt']; it has ['per',")
-    refused(ValueError, lambda: protocols.meta_model("grmp", "embedded", 0), "'grmp'; Table 4 has ['CLIP',")
+    refused(ValueError, lambda: get_recipe("paper", restrt=False), "no setting ['restrt']; it has ['batch',")
+    refused(
+        ValueError,
+        lambda: protocols.meta_model("grmp", "embedded", 0),
+        "'grmp'; Tables 4 and 5 have ['CLIP',",
+    )
     assert left(tmp_path) == []
 
 
@@ -336,6 +357,184 @@ def test_finetune_refuses_before_it_changes_anything(clip):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def toy(clip, n, **settings):
+    "A model, labelled and held-out pictures, and settings of a short training"
+    draw = torch.Generator().manual_seed(1)
+    images, quality = torch.rand(n + 4, 3, 52, 52, generator=draw), torch.rand(n + 4, generator=draw)
+    short = FinetuneSettings(**dict(lr=0.01, epochs=2, blocks=1, views=1, check=1, strength=0) | settings)
+    parts = Labelled(images[:n], quality[:n]), Labelled(images[n:], quality[n:])
+    return small_model(clip), *parts, short, draw
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(model, state):
+    return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
+def test_strength(strength):
+    vector = torch.ones(2)
+    text = f"strength (λ of Eq. 8) must be a number of at least 0, got {strength}; 0 switches QGR off"
+    refused(ValueError, lambda: regularize_gradient(vector, vector, strength), text)
+    for per in ("model", "tensor"):
+        refused(ValueError, lambda per=per: regularize_gradients([vector], [vector], strength, per), text)
+        refused(ValueError, lambda per=per: regularize_gradients([vector], [None], strength, per), text)
+    refused(ValueError, lambda: FinetuneSettings(strength=strength), f"{strength}")
+
+
+@pytest.mark.parametrize("per", ["model", "tensor"])
+@pytest.mark.parametrize("size", [0.0, 1e-30])
+def test_no_semantic_gradient(per, size):
+    quality = [torch.tensor([3.0, 4.0]), torch.tensor([1.0])]
+    after = regularize_gradients(quality, [size * torch.ones(2), size * torch.ones(1)], 5.0, per)
+    assert all(torch.equal(a, q) for a, q in zip(after, quality, strict=True))
+    angle = gradient_angle(quality, [size * torch.ones(2), None])
+    assert angle == 90 if not size else 0 <= angle <= 180
+
+
+def test_finetune_diverges(clip):
+    model, train, held, settings, draw = toy(clip, 6, lr=1e30, epochs=5, batch=4)
+    before = state_of(model)
+    where = ("training diverged in epoch 0, step 1, on pictures [", "lr=1e+30", "weights of epoch 0")
+    refused(ValueError, lambda: finetune(model, train, held, settings, draw), *where)
+    assert same(model, before) and not any(p.requires_grad for p in model.parameters())
+    last = replace(settings, epochs=1, batch=8)  # one step, and no step after it that would notice
+    seen = ("training diverged in the last step before a look", "training pictures became", "of epoch 0")
+    refused(ValueError, lambda: finetune(model, train, held, last, draw), *seen)
+    assert same(model, before)
+
+
+def test_finetune_with_a_watch_that_fails(clip):
+    model, train, held, settings, draw = toy(clip, 6)
+    model.recipe = get_recipe("paper", select="test")
+    before = state_of(model)
+    nan = "after 0 epochs: what chooses the epoch (select='test') is nan"
+    refused(ValueError, lambda: finetune(model, train, held, settings, draw, None, lambda m: np.nan), nan)
+    looks = iter([0.5])
+    refused(StopIteration, lambda: finetune(model, train, held, settings, draw, None, lambda m: next(looks)))
+    assert same(model, before) and not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_another_teacher(clip):
+    model, train, held, settings, draw = toy(clip, 6, strength=1.0)
+    before = state_of(model)
+    vision = dict(image_size=32, patch_size=8, width=64, layers=3, head_width=32)
+    words = dict(context_length=16, vocab_size=49408, width=48, heads=2, layers=2)
+    other = CLIP(embed_dim=32, vision_cfg=vision, text_cfg=words, quick_gelu=True).eval()
+    other = replace(clip, model=other, name="small")
+    text = (
+        "must be the original of the CLIP that is tuned: 'tiny' with",
+        "input 48, got 'small' with 3 and 32",
+    )
+    refused(ValueError, lambda: finetune(model, train, held, settings, draw, other), *text)
+    assert same(model, before)
+
+
+@pytest.mark.parametrize("n, batch, labels", [(6, 192, "range"), (1, 32, "range"), (1, 32, "sample")])
+def test_few_pictures(clip, n, batch, labels):
+    model, train, held, settings, draw = toy(clip, n, batch=batch, strength=1.0)
+    model.recipe, before = get_recipe("paper", tune_labels=labels), state_of(model)
+    history = finetune(model, train, held, settings, draw, clip)
+    assert history["epoch"].tolist() == [0, 1, 2] and history[["loss", "validation"]].notna().all(axis=None)
+    assert history["chosen"].sum() == 1 and same(model, before) == bool(history["chosen"][0])
+
+
+def test_equal_labels_cannot_be_stretched(clip):
+    curves = []
+    for labels in ("range", "sample"):
+        model, train, held, settings, draw = toy(clip, 6)
+        model.recipe = get_recipe("paper", tune_labels=labels)
+        train = Labelled(train.images, torch.full((6,), 0.4))
+        curves.append(finetune(model, train, held, settings, draw))
+    assert curves[0].equals(curves[1]) and curves[0]["loss"].notna().all()
+
+
+def test_meta_tasks(clip):
+    images, quality = torch.rand(12, 3, 52, 52), torch.rand(12)
+    sizes, draw, model = MetaSettings(support=4, query=4), torch.Generator().manual_seed(0), small_model(clip)
+    before = state_of(model)
+    table = pd.DataFrame({"image": list("abcdefghijkl"), "distortion": "blur", "quality": quality.numpy()})
+    one = "needs at least two tasks, got 1: ['table/blur']; for one type use finetune"
+    two = [Task("a", images, quality), Task("b", images[:7], quality[:7])]
+    few = "task 'b' has 7 pictures, support + query need 8; lower them in [meta]"
+    for pretrain in (meta_pretrain, plain_pretrain):
+        refused(ValueError, lambda f=pretrain: f(model, distortion_tasks(table, images), sizes, draw), one)
+        refused(ValueError, lambda f=pretrain: f(model, two, sizes, draw), few)
+        for labels in (quality + 0.9, quality - 0.9, quality * torch.nan):
+            bad = [two[0], Task("b", images, labels)]
+            refused(
+                ValueError, lambda f=pretrain, b=bad: f(model, b, sizes, draw), "labels of task 'b' must lie"
+            )
+    refused(ValueError, lambda: half_steps(two[1], sizes, get_recipe("paper"), draw), few)
+    whole = get_recipe("paper", task_split="80/20")
+    pair = Task("c", images[:2], quality[:2])
+    refused(
+        ValueError, lambda: half_steps(pair, sizes, whole, draw), "'c' has 2 pictures, support + query need 3"
+    )
+    assert [
+        len(y)
+        for _, y in half_steps(replace(pair, images=images[:3], quality=quality[:3]), sizes, whole, draw)
+    ] == [2, 1]
+    assert same(model, before)
+
+
+def test_meta_training_diverges(clip, tmp_path):
+    images, quality = torch.rand(8, 3, 52, 52), torch.rand(8)
+    tasks, keep = [Task(name, images, quality) for name in "ab"], tmp_path / "kept.safetensors"
+    sizes, model = MetaSettings(0.01, 1.0, 3, 2, 4, 4), small_model(clip)
+    looks, sound = itertools.count(), []
+
+    def watch(m):  # poisons a task after two sound epochs; the watch chooses nothing
+        sound.append(state_of(m))
+        if next(looks) == 1:
+            quality.fill_(torch.nan)
+        return 0.0
+
+    draw = torch.Generator().manual_seed(0)
+    where = (
+        "meta-training diverged in epoch 2: loss nan at half-step 0 of task '",
+        "θ of the end of epoch 1",
+        str(keep),
+    )
+    refused(ValueError, lambda: meta_pretrain(model, tasks, sizes, draw, watch=watch, keep=keep), *where)
+    assert same(model, sound[1]) and not model.training and left(tmp_path) == ["kept.safetensors"]
+    kept, facts = load_checkpoint(keep)
+    assert facts["epoch"] == 2 and torch.equal(kept["theta.0"], model.text.context)
+    start, wild = small_model(clip), replace(sizes, inner_lr=1e38)
+    before = state_of(start)
+    text = "plain training diverged: loss nan in step 1 with inner_lr=1e+38"
+    refused(
+        ValueError,
+        lambda: plain_pretrain(start, [Task(n, images, torch.rand(8)) for n in "ab"], wild, draw),
+        text,
+    )
+    assert same(start, before)
+    start.recipe = get_recipe("paper", meta_select="test")
+    tasks = [Task(n, images, torch.rand(8)) for n in "ab"]
+    nan = "watch chooses the prompts (meta_select='test') and gave nan after epoch 0"
+    refused(ValueError, lambda: meta_pretrain(start, tasks, sizes, draw, watch=lambda m: np.nan), nan)
+
+
+def test_recipe_numbers():
+    for name, value in (("batch", 2.5), ("batch", None), ("visual_tokens", True), ("length", float("inf"))):
+        refused(
+            ValueError,
+            lambda n=name, v=value: get_recipe("paper", **{n: v}),
+            f"{name} must be a",
+            f"got {value}",
+        )
+    refused(
+        ValueError, lambda: recipe_settings(FinetuneSettings(), get_recipe("paper+batch=0")), "{'batch': 0}"
+    )
+    refused(ValueError, lambda: recipe_settings(FinetuneSettings(), get_recipe("paper+rate=0")), "(0.0, 5.0)")
+
+
 @pytest.mark.parametrize("measure", [srcc, krcc, plcc])
 def test_fewer_than_two_distinct_scores(measure):
     text = "a correlation is undefined: prediction has 1 distinct scores in 3 ([0.5]), needs 2"
@@ -368,13 +567,14 @@ def test_correlations_of_a_table():
 def test_more_shots_than_pictures(monkeypatch):
     table = pd.DataFrame({"image": [f"{i}.png" for i in range(10)], "mos": np.arange(10.0)})
     table["quality"] = table["mos"] / 9
-    monkeypatch.setattr(protocols, "pictures_of", lambda *_: (table, torch.zeros(10, 3, 8, 8)))
-    split = lambda shots: lambda: protocols.few_shot_split("livec", "embedded", shots, 0)
+    monkeypatch.setattr(tuning, "pictures_of", lambda *_: (table, torch.zeros(10, 3, 8, 8)))
+    recipe = get_recipe("paper")
+    split = lambda shots: lambda: tuning.tuning_split(tuning.Tuning("livec", shots, 0), recipe)
     assert len(split(5)()[2]) == 2
     refused(ValueError, split(9), "9 shots were asked for, the table has 8 pictures; ask for 1 … 8")
-    refused(ValueError, split(0), "0 shots were asked for")
     refused(ValueError, split(1), "at least 2 different values of 'image' are needed to split")
-    refused(TypeError, split(2.5), "shots are counted in whole numbers, got 2.5 (float)")
+    for shots in (0, 2.5, -1, True):
+        refused(ValueError, split(shots), "a whole number of pictures, or a share above 0", f"got {shots}")
 
 
 # --- plain papermill, started at the top ---------------------------------------------------------------------------

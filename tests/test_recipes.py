@@ -88,8 +88,8 @@ def small_clip():
         torch.manual_seed(0)
         clip = CLIP(
             embed_dim=32,
-            vision_cfg=dict(image_size=32, patch_size=8, width=64, layers=3, head_width=32),
-            text_cfg=dict(context_length=16, vocab_size=49408, width=48, heads=2, layers=2),
+            vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=3, head_width=16),
+            text_cfg=dict(context_length=16, vocab_size=49408, width=32, heads=2, layers=1),
             quick_gelu=True,
         )
     clip = clip.eval().requires_grad_(False)
@@ -97,7 +97,9 @@ def small_clip():
     return Backbone(clip, words, (0.5,) * 3, (0.25,) * 3, "small", "random")
 
 
-PICTURE = torch.rand(3, 40, 44, generator=draw(0))  # all pictures alike, so that no draw of pictures is seen in pixels
+PICTURE = torch.rand(
+    3, 40, 44, generator=draw(0)
+)  # all pictures alike, so that no draw of pictures is seen in pixels
 
 
 def digest(tensor):
@@ -128,12 +130,15 @@ def model_of(recipe):
 
 def model_probes(recipe):
     model, views, normalised = model_of(recipe), [], []
-    handle = model.model.visual.conv1.register_forward_pre_hook(lambda _, inputs: normalised.append(inputs[0]))
+    handle = model.model.visual.conv1.register_forward_pre_hook(
+        lambda _, inputs: normalised.append(inputs[0])
+    )
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         cut = model_module.test_crops
         patch.setattr(model_module, "test_crops", lambda *args: views.append(cut(*args)) or views[-1])
         model.image_features(PICTURE[None, :, :32, :32])
-        scores = model(torch.rand(8, 3, 40, 44, generator=draw(4)))
+        pictures = torch.rand(8, 3, 40, 44, generator=draw(4))
+        scores = torch.cat([model(pictures)[:, None], model.image_features(pictures[..., :32, :32])], 1)
     handle.remove()
     return {
         "prompts": digest(model.visual.prompts),
@@ -157,7 +162,9 @@ def toy_tasks():
 
 
 def batch_probes(recipe):
-    pictures = (torch.arange(20.0) / 20)[:, None, None, None].expand(-1, 3, 4, 4)  # a picture's level is its number
+    pictures = (torch.arange(20.0) / 20)[:, None, None, None].expand(
+        -1, 3, 4, 4
+    )  # a picture's level is its number
     quality = torch.linspace(0.2, 0.6, 20)
     visits = [
         ((images[:, 0, 0, 0] * 20).round().long(), labels)
@@ -190,7 +197,9 @@ def meta_probes(recipe):
 
     def inner_step(theta, loss, lr, at=None, adam=None):
         with torch.no_grad():
-            loss(list(theta))  # the loss that is reported; the step is that of a parabola, whatever the pictures
+            loss(
+                list(theta)
+            )  # the loss that is reported; the step is that of a parabola, whatever the pictures
         end = step(theta, lambda values: sum((v - 0.3).square().sum() / 2 for v in values), lr, at, adam)
         visits[-1].append((theta[0], end[0]))
         return end
@@ -226,7 +235,10 @@ class Enough(Exception):
 
 
 def tune_probes(recipe):
-    probes, seen = {}, {name: [] for name in ("cut", "labels", "names", "noise", "scenes", "groups", "qgr", "autocast")}
+    probes, seen = (
+        {},
+        {name: [] for name in ("cut", "labels", "names", "noise", "scenes", "groups", "qgr", "autocast")},
+    )
     train = Labelled(PICTURE.expand(36, -1, -1, -1), torch.linspace(0.2, 0.8, 36))
     held = Labelled(PICTURE.expand(3, -1, -1, -1), torch.full((3,), 0.5))
     sizes = FinetuneSettings(lr=0.01, epochs=1, blocks=1, views=2, check=1, strength=1.0, cache_gib=0.0)
@@ -246,7 +258,12 @@ def tune_probes(recipe):
         return lambda *_: seen["autocast"].append((name, torch.is_autocast_enabled("cpu")))
 
     with pytest.MonkeyPatch.context() as patch:
-        recorded(patch, tuning_module, "fit_crop", lambda images, _: probes.setdefault("tune scale", digest(images[0])))
+        recorded(
+            patch,
+            tuning_module,
+            "fit_crop",
+            lambda images, _: probes.setdefault("tune scale", digest(images[0])),
+        )
         recorded(patch, tuning_module, "lower_tokens", lambda _, crops, __: seen["cut"].append(crops))
         recorded(patch, tuning_module, "step_gradients", step)
         for name in ("upper_features", "encode_prompts", "lower_tokens"):
@@ -255,7 +272,12 @@ def tune_probes(recipe):
         recorded(patch, tuning_module, "encode_images", constants)
         fixed = [torch.tensor([3.0]), torch.tensor([1.0])], [torch.tensor([2.0]), torch.tensor([-1.0])]
         regularize = tuning_module.regularize_gradients
-        rule = lambda q, s, *how: seen["qgr"].append(regularize(*fixed, *how)) or regularize(q, s, *how)
+
+        def rule(quality, semantic, strength, per):
+            if strength:
+                seen["qgr"].append([g.item() for g in regularize(*fixed, strength, per)])
+            return regularize(quality, semantic, strength, per)
+
         patch.setattr(tuning_module, "regularize_gradients", rule)
         loss = tuning_module.quality_loss
         scripted = lambda logits, y: torch.tensor(next(losses)) if len(y) == 3 else loss(logits, y)
@@ -272,7 +294,7 @@ def tune_probes(recipe):
     group = seen["groups"][0]
     return probes | {
         "trained": seen["names"][0],
-        "regularization": [g.item() for g in seen["qgr"][0]],
+        "regularization": seen["qgr"][0],
         "scene tokens": seen["scenes"][0],
         "rate": group["lr"],
         "momentum": group["momentum"],
@@ -306,10 +328,15 @@ def toy_table(n=120, types=0):
 
 def protocol_probes(recipe):
     def numbers(*parts):
-        return sorted(round(120 * level) for part in parts if part for level in part.images[:, 0, 0, 0].tolist())
+        return sorted(
+            round(120 * level) for part in parts if part for level in part.images[:, 0, 0, 0].tolist()
+        )
 
     def split(shots, **changes):
-        train, held, test, _ = tuning.tuning_split(tuning.Tuning("toy", shots, 0, **changes), recipe)
+        train, held, test, images = tuning.tuning_split(tuning.Tuning("toy", shots, 0, **changes), recipe)
+        for part in filter(None, (train, held)):  # a picture's level is its label
+            assert torch.equal(part.quality, part.images[:, 0, 0, 0])
+        assert images[:, 0, 0, 0].tolist() == torch.tensor(test["quality"].to_numpy()).float().tolist()
         return train, held, [int(name[:3]) for name in test["image"]]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -361,10 +388,14 @@ def test_probes_repeat():
 @pytest.mark.parametrize("name, value", list(turns()), ids=str)
 def test_setting_changes_what_it_names_and_nothing_else(name, value):
     needs = NEEDS.get(name, {})
-    assert changed(get_recipe("paper", **needs), get_recipe("paper", **needs, **{name: value})) == CHANGES[name]
+    assert (
+        changed(get_recipe("paper", **needs), get_recipe("paper", **needs, **{name: value})) == CHANGES[name]
+    )
 
 
 def test_released_differs_by_its_settings():
-    released = get_recipe("released", length=2.0)  # 40 is turned above; here it would only take time
+    released = get_recipe(
+        "released", visual_tokens=6, length=2.0
+    )  # 100 and 40 are turned above; here they would only take time
     differ = {name for name, field in SETTINGS.items() if field.default != field.metadata["released"]}
     assert changed(get_recipe("paper"), released) == set().union(*(CHANGES[name] for name in differ))

@@ -129,4 +129,4 @@ class CoOp(FrozenCLIP):
 
     def _loss(self, features, text, quality):
         logits = self.clip.temperature * features @ text.T
-        return F.binary_cross_entropy_with_logits(logits[:, 0] - logits[:, 1], quality)
+        return F.binary_cross_entropy_with_logits(logits[:, 0] - logits[:, 1], quality.to(logits.device))

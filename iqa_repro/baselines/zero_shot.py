@@ -37,6 +37,7 @@ class FrozenCLIP(nn.Module):
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
         views = test_crops(images, self.clip.image_size, self.crops)  # (b, n, 3, s, s)
+        views = views.to(self.clip.model.logit_scale.device)
         return encode_images(self.clip, views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(1)
 
     @torch.no_grad()
@@ -45,9 +46,12 @@ class FrozenCLIP(nn.Module):
     ) -> Tensor:  # (n, views, d)
         "Unit-length features of random crops, without gradient (our choice: CoOp resizes its crops, which changes quality)"
         crops = train_crops(images, self.clip.image_size, views, generator).flatten(0, 1)
-        return torch.cat([encode_images(self.clip, part) for part in crops.split(64)]).unflatten(
-            0, (-1, views)
-        )
+        return torch.cat(
+            [
+                encode_images(self.clip, part.to(self.clip.model.logit_scale.device))
+                for part in crops.split(64)
+            ]
+        ).unflatten(0, (-1, views))
 
 # %% ../../nbs/3_baselines/00_zero_shot.ipynb #56d1aca8
 ANTONYMS = (

@@ -249,7 +249,8 @@ class _MetaRun:
         for i, (images, quality) in enumerate(half_steps(task, self.settings, self.recipe, self.generator)):
             crops = train_crops(squeeze_pictures(images, size, self.recipe, "meta"), size, 1, self.generator)[
                 :, 0
-            ]
+            ].to(self.theta[0].device)
+            quality = quality.to(crops.device)
 
             def loss(values, crops=crops, quality=quality):
                 losses.append(
@@ -338,7 +339,7 @@ class _MetaRun:
                 f"{path} keeps a meta-training of other tasks, settings, recipe or sizes (hash {facts['story']}, this run has "
                 f"{self.story()}); give another file, or delete it to start anew"
             )
-        group = lambda name: [tensors[f"{name}.{i}"] for i in range(len(self.theta))]
+        group = lambda name: [tensors[f"{name}.{i}"].to(self.theta[0].device) for i in range(len(self.theta))]
         self.theta, self.current, self.epoch, self.history = (
             group("theta"),
             group("current"),
@@ -444,8 +445,8 @@ def plain_pretrain(
         chosen = torch.randint(len(images), (batch,), generator=generator)
         crops = train_crops(squeeze_pictures(images[chosen], size, model.recipe, "meta"), size, 1, generator)[
             :, 0
-        ]
-        loss = quality_loss(logits(crops), quality[chosen])
+        ].to(parameters[0].device)
+        loss = quality_loss(logits(crops), quality[chosen].to(crops.device))
         if not bool(loss.isfinite()):
             with torch.no_grad():
                 for p, value in zip(parameters, good, strict=True):

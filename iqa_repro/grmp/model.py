@@ -65,6 +65,7 @@ class GRMPIQA(nn.Module):
         self.clip = replace(with_pixels(clip, recipe), model=self.model)
         self.text, self.visual, self.recipe, self.crops = text, visual, recipe, crops
         self._kept = (None, None)  # text features and the weights that they were computed from
+        self.to(clip.model.logit_scale.device)  # prompts are drawn on the CPU, the same on every device
 
     def visual_prompts(self) -> list[Tensor] | None:
         "Prompts as they enter each layer, or None (GRMP-IQA Eq. 1)"

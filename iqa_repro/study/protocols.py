@@ -20,6 +20,7 @@ import torch
 import iqa_repro
 from ..clip.backbone import Backbone, load_clip
 from ..core.paths import cache_root
+from ..core.resources import pick_device
 from ..core.profiles import Profile, load_profile
 from ..core.seeds import torch_generator
 from ..data.catalog import load_dataset, load_images
@@ -44,7 +45,7 @@ def backbone_of(
 ) -> Backbone:
     "The profile's frozen CLIP, loaded once a process (our choice)"
     clip = load_profile(profile).clip
-    return load_clip(clip.name, clip.pretrained)
+    return load_clip(clip.name, clip.pretrained, pick_device(clip.device))
 
 
 @lru_cache(maxsize=8)
@@ -267,8 +268,9 @@ def score_table(
     batch: int = 128,  # pictures at a time
 ) -> torch.Tensor:  # (n,) in [0, 1]
     "Scores of many pictures, a batch at a time (contract 2)"
+    device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([model(part) for part in images.split(batch)])
+        return torch.cat([model(part.to(device)).cpu() for part in images.split(batch)])
 
 
 def correlations(

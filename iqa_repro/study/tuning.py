@@ -67,6 +67,13 @@ class Tuning:
                 f"a share of 1.0 leaves no test part of {self.dataset!r}; name other sets in judges"
             )
 
+    @property
+    def setting(self) -> str:  # "50", "20% train" or "trained on flive"
+        "The head of its column in a printed table (GRMP-IQA Tables 1-3)"
+        if isinstance(self.shots, int):
+            return str(self.shots)
+        return f"trained on {self.dataset}" if self.shots == 1 else f"{self.shots:.0%} train"
+
 # %% ../../nbs/4_study/10_tuning.ipynb #fc6ccb80
 def tuning_split(
     tuning: Tuning,  # what is trained
@@ -180,21 +187,15 @@ def tuned_rows(
     "One training as rows for `Run.append` (contract 3)"
     tuning, method, watched = job
     result, seed = tuned_result(tuning, watched), tuning.seed + tuning.split
-    setting = str(tuning.shots) if isinstance(tuning.shots, int) else f"{tuning.shots:.0%} train"
     key = {
         "method": method,
         "recipe": result["recipe"],
-        "setting": setting,
+        "setting": tuning.setting,
         "split": tuning.split,
         "seed": seed,
     }
-    source = (
-        {}
-        if tuning.shots != 1 or isinstance(tuning.shots, int)
-        else {"setting": f"trained on {tuning.dataset}"}
-    )
     rows = [
-        {"dataset": dataset, **key, **source, "metric": metric, "value": value}
+        {"dataset": dataset, **key, "metric": metric, "value": value}
         for dataset, values in result["values"].items()
         for metric, value in values.items()
     ]
@@ -222,10 +223,10 @@ def run_tunings(
     "Train what `run` has no rows of yet, over the cores, and append each result as it comes (contract 3)"
     jobs = list(jobs)
     todo = [job for job in jobs if not all(run.present(**row) for row in _expected(job))]
-    starts = {(t.start, t.profile, t.seed, t.recipe, t.smoke) for t, *_ in todo}
+    starts = [*{_start(t): (t.start, t.profile, t.seed, t.recipe, t.smoke) for t, *_ in todo}.values()]
     list(
-        run_parallel(_prepare, sorted(starts), workers=worker_count(starts))
-    )  # prompts first: splits fan out from them
+        run_parallel(_prepare, starts, workers=worker_count(starts))
+    )  # prompts first: splits and tuning settings fan out from them
     for rows, looks in run_parallel(tuned_rows, todo, workers=worker_count(todo)):
         for row in looks if curves is not None else ():
             curves.append(row)
@@ -235,24 +236,26 @@ def run_tunings(
 
 def _expected(job):
     tuning, method, _ = job
-    setting = str(tuning.shots) if isinstance(tuning.shots, int) else f"{tuning.shots:.0%} train"
-    own = [(tuning.dataset, setting)]
-    if tuning.shots == 1 and isinstance(tuning.shots, float):
-        own, setting = [], f"trained on {tuning.dataset}"
-    label = recipe_of(tuning.recipe, tuning.profile).label
-    pairs = own + [(dataset, setting) for dataset in tuning.judges]
+    own = () if tuning.setting.startswith("trained on") else (tuning.dataset,)
+    key = {
+        "method": method,
+        "recipe": recipe_of(tuning.recipe, tuning.profile).label,
+        "setting": tuning.setting,
+        "split": tuning.split,
+    }
     return [
-        {
-            "dataset": dataset,
-            "method": method,
-            "recipe": label,
-            "setting": setting,
-            "split": tuning.split,
-            "metric": metric,
-        }
-        for dataset, setting in pairs
+        {"dataset": dataset, **key, "metric": metric}
+        for dataset in (*own, *tuning.judges)
         for metric in ("plcc", "srcc")
     ]
+
+
+def _start(tuning):  # what decides the prompts; recipes that differ in tuning alone share them
+    recipe = recipe_of(tuning.recipe, tuning.profile)
+    choices = [
+        getattr(recipe, f.name) for f in fields(Recipe)[1:] if f.metadata["stage"] in ("model", "meta")
+    ]
+    return tuning.start, tuning.profile, tuning.seed, tuning.smoke, *choices
 
 
 def _prepare(start):
