@@ -266,10 +266,10 @@ def tune_probes(recipe):
         )
         recorded(patch, tuning_module, "lower_tokens", lambda _, crops, __: seen["cut"].append(crops))
         recorded(patch, tuning_module, "step_gradients", step)
-        for name in ("upper_features", "encode_prompts", "lower_tokens"):
+        for name in ("upper_features", "finish_text", "lower_tokens"):
             recorded(patch, tuning_module, name, tower(name))
         constants = lambda clip, *_: probes.setdefault("teacher pixels", (clip.mean, clip.std))
-        recorded(patch, tuning_module, "encode_images", constants)
+        recorded(patch, tuning_module, "image_tokens", constants)  # the student enters by lower_tokens
         fixed = [torch.tensor([3.0]), torch.tensor([1.0])], [torch.tensor([2.0]), torch.tensor([-1.0])]
         regularize = tuning_module.regularize_gradients
 

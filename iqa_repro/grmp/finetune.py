@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..clip.backbone import Backbone, encode_images, encode_prompts, tokenize
+from ..clip.backbone import Backbone, image_tokens, tokenize
+from ..clip.partial import finish_image, finish_text, text_states
 from ..data.crops import fit_crop
 from ..data.labelled import Labelled
 from ..data.photographs import SCENES
@@ -69,7 +70,7 @@ def step_gradients(
         return StepResult(g_quality, loss.item(), None)
     tokens, teacher = semantic
     with _arithmetic(model):
-        scenes = encode_prompts(model.clip, tokens)
+        scenes = finish_text(model.clip, tokens, text_states(model.clip, tokens))
     student = scale * features @ scenes.float().T
     g_semantic = torch.autograd.grad(semantic_loss(student, teacher), parameters, allow_unused=True)
     angle = gradient_angle(g_quality, g_semantic)
@@ -153,10 +154,12 @@ class _Crops:
         self.scenes = tokenize(self.teacher, scene_prompts(self.recipe)) if teacher is not None else None
         if self.scenes is not None:
             with torch.no_grad(), _arithmetic(model):
-                self.scene_features = encode_prompts(self.teacher, self.scenes).float()
+                self.scene_features = finish_text(
+                    self.teacher, self.scenes, text_states(self.teacher, self.scenes)
+                ).float()
         width, tokens = (
             model.model.visual.conv1.out_channels,
-            (self.size // model.model.visual.conv1.kernel_size[0]) ** 2 + 101,
+            (self.size // model.model.visual.conv1.kernel_size[0]) ** 2 + 1,
         )
         self.fixed = self.recipe.crop_offset == "each"
         small = shape[0] * shape[1] * tokens * width * 4 <= settings.cache_gib * 2**30
@@ -203,7 +206,7 @@ class _Crops:
         if self.teacher is None:
             return None
         with torch.no_grad(), _arithmetic(self.model):
-            features = encode_images(self.teacher, crops).float()
+            features = finish_image(self.teacher, image_tokens(self.teacher, crops)).float()
         return self.teacher.temperature * features @ self.scene_features.T
 
     def batch(self, rows, views, step):

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.backbone import Backbone, encode_images, image_tokens, pool_image, run_image_blocks
+from ..clip.backbone import Backbone, image_tokens
+from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import test_crops
 from .prompts import TextPrompt, VisualPrompt, quality_words
@@ -74,7 +75,9 @@ class GRMPIQA(nn.Module):
     def image_features(self, images: Tensor, preprocess: bool = True) -> Tensor:  # (b, d) unit length
         "Image features of pictures of input size; `preprocess` applies the pixel constants (GRMP-IQA Eq. 1)"
         norm = None if self.visual is None else self.visual.norm
-        return encode_images(self.clip, images, self.visual_prompts(), norm, normalize=preprocess)
+        return finish_image(
+            self.clip, image_tokens(self.clip, images, preprocess), self.visual_prompts(), norm=norm
+        )
 
     def text_features(self) -> Tensor:  # (2, d) unit length, high first
         "Features of the quality sentences; without gradients once for the same weights (our choice)"
@@ -154,25 +157,21 @@ def lower_tokens(
     model: GRMPIQA,  # model
     images: Tensor,  # (b, 3, s, s) crops in [0, 1]
     blocks: int,  # tuned blocks at the end
-) -> Tensor:  # (b, tokens, d) state before the first tuned block, no gradient
+) -> Tensor:  # (b, 1 + patches, d) state before the first tuned block, no gradient
     "Everything below the tuned blocks, run once: it does not change while training (our choice, exact)"
     with torch.no_grad():
-        return run_image_blocks(
-            model.clip,
-            image_tokens(model.clip, images),
-            model.visual_prompts(),
-            stop=model.clip.layers - blocks,
-        )
+        tokens = image_tokens(model.clip, images)
+        return image_states(model.clip, tokens, model.visual_prompts(), stop=model.clip.layers - blocks)
 
 
 def upper_features(
     model: GRMPIQA,  # model
-    tokens: Tensor,  # (b, tokens, d) from lower_tokens
+    tokens: Tensor,  # (b, 1 + patches, d) from lower_tokens
     blocks: int,  # tuned blocks at the end
 ) -> Tensor:  # (b, d) image features of unit length
     "The tuned blocks and the head, from cached tokens on (GRMP-IQA Eq. 1)"
-    x = run_image_blocks(model.clip, tokens, model.visual_prompts(), start=model.clip.layers - blocks)
-    return pool_image(model.clip, x, None if model.visual is None else model.visual.norm)
+    norm = None if model.visual is None else model.visual.norm
+    return finish_image(model.clip, tokens, model.visual_prompts(), model.clip.layers - blocks, norm)
 
 # %% ../../nbs/3_grmp/03_model.ipynb #d6e09c29
 def save_model(

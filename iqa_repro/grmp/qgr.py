@@ -45,22 +45,32 @@ def regularize_gradient(
     strength: float = 5.0,  # λ ≥ 0, multiple of the shared part that is removed (paper §4.2: 5)
 ) -> Tensor:  # regularized gradient, same shape
     "`g_quality` less `strength` × its projection on `g_semantic` where the two agree (GRMP-IQA Eq. 8)"
-    if g_quality.shape != g_semantic.shape:
-        raise ValueError(
-            f"gradients must have one shape, got g_quality {tuple(g_quality.shape)} and g_semantic {tuple(g_semantic.shape)}"
-        )
-    _check_strength(strength)
-    overlap, square = (g_quality * g_semantic).sum(), g_semantic.square().sum()
-    if overlap <= 0 or square == 0:  # a gradient so small that its square is 0 has no direction
-        return g_quality
-    return g_quality - strength * overlap / square * g_semantic
+    _check_pairs([(g_quality, g_semantic)], strength)
+    return _without(
+        g_quality, g_semantic, strength, _dot(g_quality, g_semantic), _dot(g_semantic, g_semantic)
+    )
 
 
-def _check_strength(strength):
+def _check_pairs(pairs, strength):
     if not 0 <= strength < math.inf:  # also for NaN
         raise ValueError(
             f"strength (λ of Eq. 8) must be a number of at least 0, got {strength}; 0 switches QGR off"
         )
+    for q, s in pairs:
+        if q.shape != s.shape:
+            raise ValueError(
+                f"gradients must have one shape, got g_quality {tuple(q.shape)} and g_semantic {tuple(s.shape)}"
+            )
+
+
+def _dot(a, b):  # without a tensor of the products
+    return torch.dot(a.flatten(), b.flatten())
+
+
+def _without(quality, semantic, strength, overlap, square):
+    if overlap <= 0 or square == 0:  # a gradient so small that its square is 0 has no direction
+        return quality
+    return torch.addcmul(quality, semantic, strength * overlap / square, value=-1)
 
 # %% ../../nbs/3_grmp/01_qgr.ipynb #ce88ecad
 def regularize_gradients(
@@ -76,14 +86,14 @@ def regularize_gradients(
         )
     if per not in ("model", "tensor"):
         raise ValueError(f"per must be 'model' (Eq. 8) or 'tensor' (released code), got {per!r}")
-    _check_strength(strength)
     pairs = [(q, s) for q, s in zip(quality, semantic, strict=True) if s is not None]
-    if per == "model" and pairs:
-        flat = [torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1)]
-        pieces = iter(regularize_gradient(*flat, strength).split([q.numel() for q, _ in pairs]))
+    if per == "model":  # one dot product for all, as a sum: no copy of the model's gradient
+        _check_pairs(pairs, strength)
+        overlap, square = sum(_dot(q, s) for q, s in pairs), sum(_dot(s, s) for _, s in pairs)
+        pieces = iter([_without(q, s, strength, overlap, square) for q, s in pairs])
     else:
         pieces = iter([regularize_gradient(q, s, strength) for q, s in pairs])
-    return [q if s is None else next(pieces).view_as(q) for q, s in zip(quality, semantic, strict=True)]
+    return [q if s is None else next(pieces) for q, s in zip(quality, semantic, strict=True)]
 
 # %% ../../nbs/3_grmp/01_qgr.ipynb #62c4eb44
 def gradient_angle(
@@ -97,8 +107,7 @@ def gradient_angle(
             "no tensor is reached by both losses, so there is no angle; are all semantic gradients None?"
         )
     dot, q2, s2 = (
-        sum(v)
-        for v in zip(*[((q * s).sum(), q.square().sum(), s.square().sum()) for q, s in pairs], strict=True)
+        sum(v) for v in zip(*[(_dot(q, s), _dot(q, q), _dot(s, s)) for q, s in pairs], strict=True)
     )
     if q2 == 0 or s2 == 0:
         return 90.0

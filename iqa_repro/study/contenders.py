@@ -7,7 +7,6 @@ __all__ = ['CONTENDERS', 'contender', 'contender_rows', 'run_contenders']
 
 # %% ../../nbs/4_study/12_contenders.ipynb #cf5fd38f
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ..baselines.coop import CoOp, CoOpSettings
 from ..baselines.linear_probe import LinearProbe
@@ -25,17 +24,17 @@ CONTENDERS = ("zero-shot CLIP", "zero-shot CLIP-IQA", "CoOp", "linear probe")
 
 def contender(
     method: str,  # a key of CONTENDERS
-    tuning: Tuning,  # data set, labels and split; its GRMP-IQA settings are not used
+    tuning: Tuning,  # data set, labels and split; of its GRMP-IQA settings only `select=last` counts
     start: int = 0,  # number of the random start, CoOp only
 ) -> FrozenCLIP:  # ready to score
     "A contender, fitted to the labels of a split where it learns (GRMP-IQA Table 1, Fig. 2)"
     if method not in CONTENDERS:
         raise ValueError(f"unknown contender {method!r}; there are {CONTENDERS}")
-    clip, profile, recipe = backbone_of(tuning.profile), load_profile(tuning.profile), get_recipe("paper")
+    clip, profile, recipe = backbone_of(tuning.profile), load_profile(tuning.profile), _labels_recipe(tuning)
     crops = profile.prompts.test_crops
     if method.startswith("zero-shot"):
         return (AntonymCLIP if method.endswith("CLIP") else CLIPIQA)(clip, crops=crops).eval()
-    labelled, held, *_ = tuning_split(replace(tuning, recipe="paper"), recipe)
+    labelled, held, *_ = tuning_split(tuning, recipe)
     draw = torch_generator(tuning.seed + tuning.split, "contender", method, tuning.dataset, str(tuning.shots))
     if method == "linear probe":
         model = LinearProbe(clip, crops, profile.coop.views)
@@ -49,6 +48,11 @@ def contender(
     model.fit(labelled, held, settings, draw)
     return model.eval()
 
+
+def _labels_recipe(tuning):  # contenders follow the paper; who asks for the last epoch holds no labels out
+    last = get_recipe(tuning.recipe).select == "last"
+    return get_recipe("paper", select="last") if last else get_recipe("paper")
+
 # %% ../../nbs/4_study/12_contenders.ipynb #5f83d492
 def contender_rows(
     job: tuple[str, Tuning, int],  # method, split, random start
@@ -60,8 +64,8 @@ def contender_rows(
     key = {
         "dataset": tuning.dataset,
         "method": method,
-        "recipe": "paper",
-        "setting": str(tuning.shots),
+        "recipe": _labels_recipe(tuning).label,
+        "setting": tuning.setting,
         "split": tuning.split,
     }
     key |= {"seed": tuning.seed + tuning.split}
@@ -78,7 +82,7 @@ def run_contenders(
     key = lambda method, t, _: {
         "dataset": t.dataset,
         "method": method,
-        "setting": str(t.shots),
+        "setting": t.setting,
         "split": t.split,
     }
     todo = [job for job in jobs if run.present(**key(*job)) < 2]
