@@ -333,10 +333,7 @@ def protocol_probes(recipe):
         )
 
     def split(shots, **changes):
-        train, held, test, images = tuning.tuning_split(tuning.Tuning("toy", shots, 0, **changes), recipe)
-        for part in filter(None, (train, held)):  # a picture's level is its label
-            assert torch.equal(part.quality, part.images[:, 0, 0, 0])
-        assert images[:, 0, 0, 0].tolist() == torch.tensor(test["quality"].to_numpy()).float().tolist()
+        train, held, test, _ = tuning.tuning_split(tuning.Tuning("toy", shots, 0, **changes), recipe)
         return train, held, [int(name[:3]) for name in test["image"]]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -391,6 +388,18 @@ def test_setting_changes_what_it_names_and_nothing_else(name, value):
     assert (
         changed(get_recipe("paper", **needs), get_recipe("paper", **needs, **{name: value})) == CHANGES[name]
     )
+
+
+@pytest.mark.parametrize("name", ["split_by", "livec_training", "nested", "select"])
+def test_pictures_keep_their_labels(name, monkeypatch):
+    monkeypatch.setattr(tuning, "pictures_of", lambda *_: toy_table())  # a picture's level is its label
+    for value in SETTINGS[name].metadata["values"]:
+        recipe = get_recipe("paper", **{name: value})
+        train, held, test, images = tuning.tuning_split(tuning.Tuning("toy", 10, 0), recipe)
+        for part in filter(
+            None, (train, held, Labelled(images, torch.tensor(test["quality"].to_numpy()).float()))
+        ):
+            assert torch.equal(part.quality, part.images[:, 0, 0, 0]), (name, value)
 
 
 def test_released_differs_by_its_settings():

@@ -87,8 +87,8 @@ def regularize_gradients(
     if per not in ("model", "tensor"):
         raise ValueError(f"per must be 'model' (Eq. 8) or 'tensor' (released code), got {per!r}")
     pairs = [(q, s) for q, s in zip(quality, semantic, strict=True) if s is not None]
+    _check_pairs(pairs, strength)
     if per == "model":  # one dot product for all, as a sum: no copy of the model's gradient
-        _check_pairs(pairs, strength)
         overlap, square = sum(_dot(q, s) for q, s in pairs), sum(_dot(s, s) for _, s in pairs)
         pieces = iter([_without(q, s, strength, overlap, square) for q, s in pairs])
     else:

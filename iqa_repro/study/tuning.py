@@ -83,6 +83,7 @@ def tuning_split(
 ]:  # training, held-out; test table and its pictures
     "Labelled, held-out and test pictures of one split (GRMP-IQA §4.2; peers.md D10, D15, D16, D20)"
     table, images = pictures_of(tuning.dataset, tuning.profile)
+    rows = {image: i for i, image in enumerate(table["image"])}
     if "training" in table and not recipe.livec_training:
         table = table[~table["training"].astype(bool)]
     protocol, seed = load_profile(tuning.profile).protocol, tuning.seed + tuning.split
@@ -94,7 +95,6 @@ def tuning_split(
     held = None
     if recipe.select == "validation":
         labelled, held = hold_out(labelled, protocol.validation_share, seed, by="image")
-    rows = {image: i for i, image in enumerate(table["image"])}
     pick = lambda part: images[[rows[image] for image in part["image"]]]
     pair = lambda part: Labelled(pick(part), torch.tensor(quality_of(part), dtype=torch.float32))
     return pair(labelled), held if held is None else pair(held), test, pick(test)
