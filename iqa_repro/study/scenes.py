@@ -81,7 +81,7 @@ def dot_rows(
         "dataset": tuning.dataset,
         "method": method,
         "recipe": model.recipe.label,
-        "setting": str(tuning.shots),
+        "setting": tuning.setting,
         "split": tuning.split,
     }
     key |= {"seed": tuning.seed + tuning.split}
