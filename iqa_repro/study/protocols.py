@@ -198,6 +198,12 @@ def meta_model(
         again = load_model(path, backbone_of(profile)).requires_grad_(False)
         again.recipe = model.recipe  # settings of tuning have no part in these weights
         return again
+    _train_meta(model, variant, profile, seed, smoke, path)
+    return model
+
+
+def _train_meta(model, variant, profile, seed, smoke, path):
+    "Train a variant in place, and keep it at `path` with its curve beside it"
     settings = meta_settings(load_profile(profile), variant, smoke, model.recipe)
     tasks = meta_tasks(profile, model.recipe)
     train = encoder_parameters if variant == "meta, no prompt" else prompt_parameters
@@ -222,7 +228,6 @@ def meta_model(
     save_model(
         model, path, backbone=variant == "meta, no prompt", variant=variant, seed=seed, tasks=len(tasks)
     )
-    return model
 
 
 def meta_curve(
