@@ -23,7 +23,7 @@ CONTENDERS = ("zero-shot CLIP", "zero-shot CLIP-IQA", "CoOp", "linear probe")
 
 
 def contender(
-    method: str,  # a key of CONTENDERS
+    method: str,  # one of CONTENDERS
     tuning: Tuning,  # data set, labels and split; of its GRMP-IQA settings only `select=last` counts
     start: int = 0,  # number of the random start, CoOp only
 ) -> FrozenCLIP:  # ready to score

@@ -52,23 +52,27 @@ def split_panels(
             ax.set(title=dataset, xlim=(-0.5, len(settings) - 0.5))
         for ax in axes.flat[len(datasets) :]:
             ax.set_visible(False)
-        for ax in axes[:, 0]:
-            ax.set_ylabel(f"{metric.upper()} on test pictures")
-        if len(settings) > 2 and all(s.isdigit() for s in settings):
-            figure.supxlabel(unit, fontsize=8)
-        handles = {
-            label: handle
-            for ax in axes.flat
-            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside upper left",
-            ncols=min(len(handles), 6),
-            columnspacing=1.0,
-        )
+        _label_panels(figure, axes, metric, settings, unit)
     return figure
+
+
+def _label_panels(figure, axes, metric, settings, unit):
+    for ax in axes[:, 0]:
+        ax.set_ylabel(f"{metric.upper()} on test pictures")
+    if len(settings) > 2 and all(s.isdigit() for s in settings):
+        figure.supxlabel(unit, fontsize=8)
+    handles = {
+        label: handle
+        for ax in axes.flat
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=min(len(handles), 6),
+        columnspacing=1.0,
+    )
 
 
 def _draw_method(ax, part, method, shift, settings):
