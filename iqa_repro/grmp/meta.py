@@ -350,9 +350,10 @@ class _MetaRun:
         self.generator.set_state(tensors["generator"])
         if "step.0" in tensors:
             for i, value in enumerate(self.adam.values):
-                self.adam.optimizer.state[value] = {
-                    key: tensors[f"{key}.{i}"] for key in ("exp_avg", "exp_avg_sq", "step")
-                }
+                state = {key: tensors[f"{key}.{i}"].to(value.device) for key in ("exp_avg", "exp_avg_sq")}
+                self.adam.optimizer.state[value] = state | {
+                    "step": tensors[f"step.{i}"]
+                }  # Adam counts on the CPU
 
 
 def meta_pretrain(

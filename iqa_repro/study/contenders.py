@@ -50,8 +50,13 @@ def contender(
 
 
 def _labels_recipe(tuning):  # contenders follow the paper; who asks for the last epoch holds no labels out
-    last = get_recipe(tuning.recipe).select == "last"
-    return get_recipe("paper", select="last") if last else get_recipe("paper")
+    asked, paper = get_recipe(tuning.recipe), get_recipe("paper")
+    same = {
+        name: getattr(asked, name)
+        for name in ("split_by", "livec_training", "nested")
+        if getattr(asked, name) != getattr(paper, name)
+    }
+    return get_recipe("paper", **same | ({"select": "last"} if asked.select == "last" else {}))
 
 # %% ../../nbs/4_study/12_contenders.ipynb #5f83d492
 def contender_rows(
@@ -59,7 +64,7 @@ def contender_rows(
 ) -> list[dict]:  # rows for Run.append
     "PLCC and SRCC of a contender on the test part of a split (contract 3)"
     method, tuning, start = job
-    *_, test, images = tuning_split(tuning, get_recipe("paper"))
+    *_, test, images = tuning_split(tuning, _labels_recipe(tuning))  # the same test part as GRMP-IQA's
     values = correlations(score_table(contender(method, tuning, start), images), test)
     key = {
         "dataset": tuning.dataset,

@@ -33,7 +33,8 @@ def split_panels(
     datasets, settings = chosen["dataset"].unique(), settings or list(chosen["setting"].unique())
     columns = min(width, len(datasets))
     lines = math.ceil(len(datasets) / columns)
-    shifts = np.linspace(-0.32, 0.32, len(methods)) if len(methods) > 1 else [0.0]
+    reach = min(0.32, 0.12 * (len(methods) - 1))  # methods of one setting stand closer than settings do
+    shifts = np.linspace(-reach, reach, len(methods))
     with paper_style():
         figure, axes = plt.subplots(lines, columns, figsize=(TWO_COLUMNS, 0.5 + 1.9 * lines), squeeze=False)
         for ax, dataset in zip(axes.flat, datasets, strict=False):

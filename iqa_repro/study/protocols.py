@@ -220,7 +220,7 @@ def _train_meta(model, variant, profile, seed, smoke, path):
         curve = meta_pretrain(
             model, tasks[:: len(tasks) // 4] if smoke else tasks, settings, draw, train, watch, kept
         )
-        kept.unlink()
+        kept.unlink(missing_ok=True)
     else:
         curve = plain_pretrain(model, tasks[:4] if smoke else tasks, settings, draw, train)
     model.eval().requires_grad_(False)
@@ -264,6 +264,7 @@ def _meta_path(variant, profile, seed, recipe, smoke):
         code_digest(),
         *(table_digest(table_of(name, profile)) for name in ("tid2013", "kadid10k")),
     ]
+    story += [table_digest(table_of("livec", profile))] if recipe.meta_select == "test" else []
     return cache_root() / "meta" / f"{sha256(repr(story).encode()).hexdigest()[:16]}.safetensors"
 
 # %% ../../nbs/4_study/06_protocols.ipynb #709c0d98

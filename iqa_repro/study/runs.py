@@ -158,15 +158,18 @@ class Run(RowLog):
         figure: Figure | None = None,  # drawn under paper_style
         data: pd.DataFrame | None = None,  # what the figure draws; None: the rows
     ) -> None:
-        "Write table.csv and figure.svg, .png, .csv; a stand-in says so in both (our choice)"
+        "Write table.csv and figure.svg, .png, .csv; a stand-in or leaky recipe says so in both (our choice)"
+        leaky = sorted({row["recipe"] for row in self._known if "(leaky)" in row.get("recipe", "")})
         if table is not None:
+            table = table.assign(recipe=", ".join(leaky)) if leaky and "recipe" not in table else table
             with atomic_path(self.folder / "table.csv") as part:
                 table.assign(stand_in=self.stand_in).to_csv(
                     part, index=False, lineterminator="\n", encoding="utf-8"
                 )
         if figure is not None:
-            if self.stand_in:
-                stand_in_banner(figure)
+            if self.stand_in or leaky:
+                words = ["embedded stand-in"] * self.stand_in + ["leaky: test pictures chose"] * bool(leaky)
+                stand_in_banner(figure, ", ".join(words))
             save_figure(figure, self.folder, data=self.rows() if data is None else data)
 
     def claims(

@@ -26,7 +26,6 @@ from ..data.tables import quality_of, table_digest
 from ..grmp.finetune import FinetuneSettings, finetune, recipe_settings
 from ..grmp.model import GRMPIQA
 from ..grmp.recipes import Recipe
-from .metrics import srcc
 from iqa_repro.study.protocols import (
     backbone_of,
     code_digest,
@@ -125,18 +124,28 @@ def tuned_model(
     model = meta_model(tuning.start, tuning.profile, tuning.seed, tuning.recipe, tuning.smoke)
     recipe, clip = model.recipe, backbone_of(tuning.profile)
     labelled, held, test, images = tuning_split(tuning, recipe)
-    watch = None
-    if recipe.select == "test":  # leaky, and as the released code: PLCC + SRCC (peers.md D10)
-        watch = lambda m: sum(correlations(score_table(m, images), test).values())
-    elif watched:
-        watch = lambda m: srcc(score_table(m, images), quality_of(test))
+    if recipe.select == "test" and not len(test):
+        raise ValueError(
+            f"{recipe.label} chooses the epoch on the test part, but all of {tuning.dataset!r} is learned from; use another select"
+        )
+    followed = []
+
+    def watch(m):
+        values = correlations(score_table(m, images), test)
+        followed.append(values["srcc"])
+        return (
+            sum(values.values()) if recipe.select == "test" else values["srcc"]
+        )  # leaky: PLCC + SRCC (peers.md D10)
+
     draw = torch_generator(
         tuning.seed + tuning.split, "finetune", tuning.dataset, str(tuning.shots)
     )  # the same crops for any λ
     teacher = (
         clip if tuning.strength or watched else None
     )  # without QGR the scenes matter only for the angle's curve
-    return model, finetune(model, labelled, held, tuning_settings(tuning, recipe), draw, teacher, watch)
+    looked_at = watch if watched or recipe.select == "test" else None
+    history = finetune(model, labelled, held, tuning_settings(tuning, recipe), draw, teacher, looked_at)
+    return model, history.assign(watch=followed or None)  # SRCC, whatever the epoch was chosen by
 
 
 def tuned_result(
@@ -177,7 +186,10 @@ def _result_path(tuning):
         code_digest(),
     ]
     sets = dict.fromkeys((tuning.dataset, *tuning.judges, "tid2013", "kadid10k"))
-    story += [table_digest(table_of(name, tuning.profile)) for name in sets]
+    story += [
+        table_digest(table_of(name, tuning.profile))
+        for name in (*sets, *(["livec"] if recipe.meta_select == "test" else []))
+    ]
     return cache_root() / "tuned" / f"{sha256(repr(story).encode()).hexdigest()[:20]}.json"
 
 # %% ../../nbs/4_study/10_tuning.ipynb #f95747ab
