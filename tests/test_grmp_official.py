@@ -32,8 +32,8 @@ from iqa_repro.clip.backbone import (
     run_image_blocks,
     tokenize,
 )
-from iqa_repro.clip.text_prompt import TextPrompt
 from iqa_repro.clip.partial import image_states
+from iqa_repro.clip.text_prompt import TextPrompt
 from iqa_repro.grmp.finetune import scene_prompts, step_gradients
 from iqa_repro.grmp.model import GRMPIQA, unfreeze_last_blocks, upper_features
 from iqa_repro.grmp.prompts import VisualPrompt

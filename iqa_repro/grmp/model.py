@@ -21,7 +21,7 @@ from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import test_crops
 from .prompts import TextPrompt, VisualPrompt, quality_words
-from .recipes import RECIPES, Recipe, get_recipe
+from .recipes import RECIPES, Recipe
 
 # %% ../../nbs/3_grmp/03_model.ipynb #7a12610f
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # released code, both stages

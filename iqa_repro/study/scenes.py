@@ -6,7 +6,6 @@
 __all__ = ['view_scenes', 'unlabelled_pictures', 'dot_rows']
 
 # %% ../../nbs/4_study/13_scenes.ipynb #85a5d8f5
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
