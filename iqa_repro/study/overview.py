@@ -16,7 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
-from ..clip.backbone import encode_prompts, tokenize
+from ..clip.backbone import encode_images, encode_prompts, tokenize
 from ..grmp.finetune import scene_prompts
 from ..grmp.meta import inner_step, outer_step, prompt_parameters
 from ..grmp.model import GRMPIQA, lower_tokens, unfreeze_last_blocks, upper_features
@@ -71,7 +71,11 @@ def flow_shapes(
         handles.append(module.register_forward_hook(keep))
     size = model.clip.image_size
     with torch.no_grad():
-        features, words = model.image_features(torch.zeros(1, 3, size, size)), model.text(model.clip)
+        norm = (
+            None if model.visual is None else model.visual.norm
+        )  # as Eq. 1 is written; the model itself leaves out what is not read
+        features = encode_images(model.clip, torch.zeros(1, 3, size, size), model.visual_prompts(), norm)
+        words = encode_prompts(model.clip, model.text.tokens, model.text.embeddings())
     for handle in handles:
         handle.remove()
     seen |= {
