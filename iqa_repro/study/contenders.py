@@ -64,16 +64,10 @@ def contender_rows(
 ) -> list[dict]:  # rows for Run.append
     "PLCC and SRCC of a contender on the test part of a split (contract 3)"
     method, tuning, start = job
-    *_, test, images = tuning_split(tuning, _labels_recipe(tuning))  # the same test part as GRMP-IQA's
+    recipe = _labels_recipe(tuning)
+    *_, test, images = tuning_split(tuning, recipe)  # the same test part as GRMP-IQA's
     values = correlations(score_table(contender(method, tuning, start), images), test)
-    key = {
-        "dataset": tuning.dataset,
-        "method": method,
-        "recipe": _labels_recipe(tuning).label,
-        "setting": tuning.setting,
-        "split": tuning.split,
-    }
-    key |= {"seed": tuning.seed + tuning.split}
+    key = {"dataset": tuning.dataset, **tuning.row_key(method, recipe.label)}
     return [{**key, "metric": metric, "value": value} for metric, value in values.items()]
 
 

@@ -76,14 +76,7 @@ def dot_rows(
     features, logits = view_scenes(model, images)
     sure = sure_of_scene(logits, [SCENES.index(scene) for scene in table["scene"]])
     wrong = wrong_quality(score_table(model, images), table["quality"])
-    key = {
-        "dataset": tuning.dataset,
-        "method": method,
-        "recipe": model.recipe.label,
-        "setting": tuning.setting,
-        "split": tuning.split,
-    }
-    key |= {"seed": tuning.seed + tuning.split}
+    key = {"dataset": tuning.dataset, **tuning.row_key(method, model.recipe.label)}
     shares = {"black dots": sure & wrong, "sure": sure, "wrong": wrong}
     rows = [{**key, "metric": metric, "value": float(flags.mean())} for metric, flags in shares.items()]
     return rows, table[["image", "quality"]].assign(dot=sure & wrong), features

@@ -73,6 +73,20 @@ class Tuning:
             return str(self.shots)
         return f"trained on {self.dataset}" if self.shots == 1 else f"{self.shots:.0%} train"
 
+    def row_key(
+        self,
+        method: str,  # its name in the table
+        recipe: str,  # label of the recipe that was followed
+    ) -> dict:  # method, recipe, setting, split, seed
+        "What every row of this training has in common, beside the data set (contract 3)"
+        return {
+            "method": method,
+            "recipe": recipe,
+            "setting": self.setting,
+            "split": self.split,
+            "seed": self.seed + self.split,
+        }
+
 # %% ../../nbs/4_study/10_tuning.ipynb #fc6ccb80
 def tuning_split(
     tuning: Tuning,  # what is trained
@@ -198,14 +212,8 @@ def tuned_rows(
 ) -> tuple[list[dict], list[dict]]:  # rows of the result; rows of the curves (epoch, test SRCC, angle)
     "One training as rows for `Run.append` (contract 3)"
     tuning, method, watched = job
-    result, seed = tuned_result(tuning, watched), tuning.seed + tuning.split
-    key = {
-        "method": method,
-        "recipe": result["recipe"],
-        "setting": tuning.setting,
-        "split": tuning.split,
-        "seed": seed,
-    }
+    result = tuned_result(tuning, watched)
+    key = tuning.row_key(method, result["recipe"])
     rows = [
         {"dataset": dataset, **key, "metric": metric, "value": value}
         for dataset, values in result["values"].items()
