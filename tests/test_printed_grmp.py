@@ -5,22 +5,12 @@ test sets begin with the six of the values, and each training set stands once bu
 tested on itself, and there are six experiments, as §4.5 counts them.
 """
 
-import os
 import re
-from pathlib import Path
 
 import pytest
+from printed_text import assert_same, bare, dataset, spread, store, text_of, typed
 
-from iqa_repro.study.printed import printed_papers
-
-SHARED = Path(os.environ.get("IQA_REPRO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-TEXT = SHARED / "papers" / "grmp_iqa.txt"
-pytestmark = pytest.mark.skipif(
-    not TEXT.is_file(),
-    reason=f"the paper's text is not at {TEXT}; set IQA_REPRO_SHARED to the folder that holds papers/",
-)
-
-CATALOGUE = {"KonIQ": "koniq10k", "LIVEFB": "flive"}  # our names; the others are the paper's in lower case
+TEXT, pytestmark = text_of("grmp_iqa")
 METHODS = {"MetalQA": "MetaIQA"}  # the text reads the I as an l
 TABLE4 = {
     "": "CLIP",
@@ -33,18 +23,6 @@ TABLE4["MTV"] = "GRMP-IQA"
 TABLE5 = {"": "no pre-training", "P": "plain pre-training", "PM": "meta-learning"}
 
 
-def dataset(name):
-    return CATALOGUE.get(name, name.lower())
-
-
-def spread(cells):
-    "A head over several columns, written once: each empty cell repeats the one before"
-    filled = []
-    for cell in cells:
-        filled.append(cell or filled[-1])
-    return filled
-
-
 def blocks(text):
     "Table number → its lines as lists of cells: the tabbed lines above a caption"
     found, lines = {}, []
@@ -52,7 +30,7 @@ def blocks(text):
         if caption := re.match(r"Table (\d): ", line):
             found[int(caption[1])], lines = lines, []
         elif "\t" in line:
-            lines.append([re.sub(r"</?u>|\*\*", "", cell).strip() for cell in line.split("\t")])
+            lines.append([bare(cell) for cell in line.split("\t")])
     return found
 
 
@@ -100,8 +78,7 @@ def read_tables(text):
                 if value in ("", "-"):
                     continue
                 key = (f"table{table}", method, where or dataset(row[1]), setting, metric)
-                assert key not in numbers, key
-                numbers[key] = float(value)
+                store(numbers, key, float(value))
     return numbers
 
 
@@ -110,17 +87,10 @@ def text():
     return TEXT.read_text(encoding="utf-8")
 
 
-def typed():
-    table = printed_papers()["grmp_iqa"]
-    return table.set_index(["artefact", "method", "dataset", "setting", "metric"])["value"].to_dict()
-
-
 def test_each_typed_number_is_printed_and_each_printed_number_typed(text):
-    paper, ours = read_tables(text), typed()
+    paper, ours = read_tables(text), typed("grmp_iqa")
     assert {key[0] for key in paper} == {f"table{n}" for n in range(1, 8)} and len(paper) > 300
-    assert sorted(paper.keys() - ours.keys()) == [], "printed, but not typed"
-    assert sorted(ours.keys() - paper.keys()) == [], "typed, but not printed"
-    assert {key: (paper[key], ours[key]) for key in paper if paper[key] != ours[key]} == {}
+    assert_same(paper, ours)
 
 
 @pytest.mark.parametrize("old, new, key", [
@@ -129,14 +99,14 @@ def test_each_typed_number_is_printed_and_each_printed_number_typed(text):
     ("w/ QGR	KonIQ	0.880", "w/ QGR	KonIQ	0.888", ("table6", "w/ QGR", "koniq10k", "50", "plcc")),
 ])  # fmt: skip
 def test_a_slip_would_be_seen(text, old, new, key):
-    changed, ours = read_tables(text.replace(old, new)), typed()
+    changed, ours = read_tables(text.replace(old, new)), typed("grmp_iqa")
     assert [k for k in ours if changed.get(k) != ours[k]] == [key]
 
 
 def test_table_3_has_six_values_a_row_and_six_pairs_of_different_sets(text):
     heads, *rows = blocks(text)[3][1:]
     assert len(heads[1:]) == 10 and {len([cell for cell in row[1:] if cell]) for row in rows} == {6}
-    pairs = {(key[3].removeprefix("trained on "), key[2]) for key in typed() if key[0] == "table3"}
+    pairs = {(key[3].removeprefix("trained on "), key[2]) for key in typed("grmp_iqa") if key[0] == "table3"}
     photographs, distortions = {"flive", "livec", "koniq10k"}, {"live", "csiq"}
     kinds = [photographs >= set(pair) or "distorted" for pair in pairs if len(set(pair)) == 2]
     assert sorted(map(str, kinds)) == ["True"] * 4 + ["distorted"] * 2
@@ -145,7 +115,7 @@ def test_table_3_has_six_values_a_row_and_six_pairs_of_different_sets(text):
 
 def test_the_abstract_repeats_table_1(text):
     abstract = text[text.index("Extensive experiments on five") : text.index("1 Introduction")]
-    ours = typed()
+    ours = typed("grmp_iqa")
     printed = [float(v) for v in re.findall(r"0\.\d{3}", abstract)]
     expected = [
         ours["table1", m, d, "50", "srcc"] for d in ("livec", "koniq10k") for m in ("GRMP-IQA", "GRepQ")
