@@ -27,7 +27,7 @@ class DatasetFacts:
     pictures: int  # pictures to use
     references: int | None  # pristine pictures, None where there are none
     low: float | None  # lowest and …
-    high: float | None  # … highest score of the scale, None where the set has no ratings
+    high: float | None  # … highest score of the scale, None where the set has no ratings or none was found
     higher_is_better: bool  # False for DMOS
     available: bool  # whether this version can load it
 
@@ -51,6 +51,19 @@ _FACTS = {
         None,
         True,
     ),  # distorted and pristine, never rated
+    "flive_captions": ("LIVEFB", 39810, None, 0, 100, True),  # the same set; another stand-in, for captioning
+    "ava": ("AVA", 255530, None, 1, 10, True),  # rows of AVA.txt; 19930 of them are the official test
+    "aadb": ("AADB", 9958, None, 0, 1, True),  # lists of 8458, 500 and 1000; the paper says 10000
+    "aigiqa20k": ("AIGIQA-20K", 20000, None, 0, 5, True),  # train 14000, validation 2000, test 4000
+    "eciqad": ("ECIQAD", 2400, None, None, None, True),  # size: UniQA App. B.2; range not found
+    "agin": (
+        "AGIN",
+        6049,
+        None,
+        None,
+        None,
+        True,
+    ),  # 5849 generated, 200 natural; three scores, range not found
 }
 DATASETS = {name: DatasetFacts(*facts, available=False) for name, facts in _FACTS.items()} | {
     f"embedded:{name}": DatasetFacts(

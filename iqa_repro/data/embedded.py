@@ -21,8 +21,18 @@ import torch
 from ..core.paths import cache_root
 from ..core.resources import run_parallel
 from ..core.seeds import derive_seed, numpy_generator
+from iqa_repro.data.aesthetic import (
+    APPEAL,
+    TASTE,
+    aesthetic_picture,
+    aesthetic_rating,
+    cast_votes,
+    draw_looks,
+)
+from .comments import write_comments
 from .distortions import check_image, find_distortion, human_rating
 from .images import write_image
+from .naturalness import content_fault, draw_faults, natural_shares
 from .photographs import PHOTOGRAPHS, cut_scene
 from .tables import TableFacts, read_table
 
@@ -32,10 +42,9 @@ class StandIn:
     "How one embedded data set is made (our choice, after datasets.md)"
 
     original: str  # data set it stands for
-    kind: (
-        str  # "synthetic": one distortion a picture; "authentic": several, continuous strengths, no reference
-    )
-    role: str  # whose photographs: "meta" or "judge"
+    kind: str  # "synthetic": one distortion a picture; "authentic": several, continuous strengths, no reference;
+    # "natural": authentic with content faults and three scores; "aesthetic": looks instead of distortions, votes
+    role: str  # whose photographs: "meta", "judge", or "both" (told apart by `parts`)
     region: str  # which part of them: "left", "right" or "all"
     low: float  # lowest and …
     high: float  # … highest possible score, in the original's units
@@ -50,6 +59,13 @@ class StandIn:
     mixture: tuple[float, ...] = (0.4, 0.4, 0.2)  # authentic: chance of one, two, … distortions at once
     spread: tuple[float, float] = (1.1, 1.4)  # authentic: beta distribution of the strength from level 1 to 5
     score_set: str = "modelled ratings"  # which scores these are
+    parts: tuple = ()  # (split or None, pictures, photographs) of each part; () = `count` pictures of all of the role
+    panel: tuple[int, float, float] = (
+        210,
+        1,
+        10,
+    )  # aesthetic: votes a picture, mean votes that become low and high
+    commented: bool = False  # aesthetic: whether people write below the pictures
 
 # %% ../../nbs/1_data/09_embedded.ipynb #9088c772
 _ALL = tuple(range(1, 26))
@@ -101,6 +117,64 @@ STAND_INS |= {
     ),
 }
 
+# %% ../../nbs/1_data/09_embedded.ipynb #9f058f0c
+_META, _JUDGE = (tuple(p.name for p in PHOTOGRAPHS.values() if p.role == role) for role in ("meta", "judge"))
+_VOTED = "modelled votes"
+_SPLIT = (  # of the judging photographs, so that each part has several kinds of scene; our choice
+    ("fish", "china", "hopper", "room", "hubble", "grass", "retina"),
+    ("moon",),
+    ("astronaut", "flower", "balls"),
+)
+_ENHANCED = (
+    7,
+    8,
+    11,
+    15,
+    16,
+    17,
+    24,
+    25,
+)  # saturation twice, noise, denoise, too bright, too dark, sharpening, contrast
+_GENERATORS = (
+    *_GENERATED,
+    1,
+    4,
+    7,
+    9,
+    21,
+)  # and blur, bleeding colour, pale colour, lost detail, coarse pixels
+_OBJECTS = tuple(
+    name for name in _JUDGE if name not in ("moon", "hubble", "grass")
+)  # a piece of lawn turned is still lawn
+STAND_INS |= {
+    "flive_captions": StandIn(
+        *("FLIVE", "authentic", "meta", "all", 0, 100, (*_SHARED, 2, 11), 330),
+        **dict(mixture=(0.5, 0.35, 0.15), spread=(1.6, 3.0)),
+    ),
+    "ava": StandIn(
+        *("AVA", "aesthetic", "both", "all", 1, 10, (), 440),
+        **dict(score_set=_VOTED, parts=(("train", 330, _META), ("test", 110, _JUDGE)), commented=True),
+    ),
+    "aadb": StandIn(
+        *("AADB", "aesthetic", "judge", "all", 0, 1, (), 300),
+        **dict(score_set=_VOTED, panel=(5, 2.0, 8.8)),
+        parts=tuple(zip(("train", "validation", "test"), (210, 20, 70), _SPLIT, strict=True)),
+    ),
+    "aigiqa20k": StandIn(
+        *("AIGIQA-20K", "authentic", "judge", "all", 0, 5, _GENERATORS, 250),
+        **dict(mixture=(0.9, 0.1), spread=(0.6, 4.0)),
+        parts=tuple(zip(("train", "validation", "test"), (175, 25, 50), _SPLIT, strict=True)),
+    ),
+    "eciqad": StandIn(
+        *("ECIQAD", "authentic", "judge", "all", 0, 100, _ENHANCED, 220),
+        **dict(mixture=(0.5, 0.35, 0.15), spread=(1.2, 1.2), parts=((None, 220, ("retina",)),)),
+    ),
+    "agin": StandIn(
+        *("AGIN", "natural", "judge", "all", 0, 100, _GENERATORS, 240),
+        **dict(mixture=(0.8, 0.2), spread=(0.8, 1.8), parts=((None, 240, _OBJECTS),)),
+    ),
+}
+
 # %% ../../nbs/1_data/09_embedded.ipynb #bc511e0e
 BEST = 4.6  # mean rating of KADID-10k's pictures that equal their reference (datasets.md §2.4)
 CONTENT, NOISE = 0.12, 0.10  # standard deviations in rating points; our choice
@@ -122,30 +196,45 @@ def plan_stand_in(
     seed: int = 0,  # of everything random
 ) -> (
     pd.DataFrame
-):  # image, mos, std, reference, scene, steps [(type, level), …], photograph, cut (seed of the window)
+):  # image, mos, scene, what the kind adds, steps [(type, level), …], photograph, cut (seed of the window)
     "The rows of a stand-in, without pictures (our choice)"
     if name not in STAND_INS:
         raise ValueError(f"no stand-in for {name!r}; there are {sorted(STAND_INS)}")
     spec, generator = STAND_INS[name], numpy_generator(seed, "plan", name)
-    photographs = [p for p in PHOTOGRAPHS.values() if p.role == spec.role]
-    rows = _synthetic_steps(spec, photographs, generator) if spec.kind == "synthetic" else []
-    for i in range(0 if rows else spec.count):
-        number = 1 + generator.choice(len(spec.mixture), p=spec.mixture)
-        types = generator.choice(spec.types, number, replace=False)
-        steps = [(int(t), float(1 + 4 * generator.beta(*spec.spread))) for t in types]
-        rows.append((photographs[i % len(photographs)], int(derive_seed(seed, name, i) % 2**31), steps))
-    content = {
-        (p.name, cut): generator.normal(0, CONTENT)
-        for p, cut in dict.fromkeys((p, cut) for p, cut, _ in rows)
-    }
-    table = pd.DataFrame([_score(spec, row, content, generator) for row in rows])
+    if spec.kind == "aesthetic":
+        table = pd.DataFrame(
+            [_vote(spec, *who, *_sources(seed, name, i)) for i, who in enumerate(_parts(spec))]
+        )
+    else:
+        rows = (
+            _synthetic_steps(spec, generator)
+            if spec.kind == "synthetic"
+            else _mixed_steps(spec, name, seed, generator)
+        )
+        content = {
+            (p.name, cut): generator.normal(0, CONTENT)
+            for p, cut in dict.fromkeys((p, cut) for p, cut, _ in rows)
+        }
+        table = pd.DataFrame([_score(spec, row, content, generator) for row in rows])
     table.insert(0, "image", [f"{name}_{i:05d}.png" for i in range(len(table))])
-    return table
+    return (
+        table.assign(split=[split for split, _ in _parts(spec)])
+        if any(part[0] for part in spec.parts)
+        else table
+    )
 
 # %% ../../nbs/1_data/09_embedded.ipynb #98e0b1ef
-def _synthetic_steps(spec, photographs, generator):
+def _parts(spec):  # (split, photograph) of every picture of a set without references
+    everybody = [p.name for p in PHOTOGRAPHS.values() if p.role == spec.role]
+    parts = spec.parts or ((None, spec.count, everybody),)
+    return [
+        (split, PHOTOGRAPHS[names[i % len(names)]]) for split, count, names in parts for i in range(count)
+    ]
+
+
+def _synthetic_steps(spec, generator):
     rows = []
-    for p, cut in product(photographs, spec.windows):
+    for p, cut in product([p for p in PHOTOGRAPHS.values() if p.role == spec.role], spec.windows):
         steps = [[]] * spec.pristine + [[(t, level)] for t in spec.types for level in range(1, 6)]
         kept = (
             sorted(generator.choice(len(steps), spec.count, replace=False))
@@ -156,12 +245,38 @@ def _synthetic_steps(spec, photographs, generator):
     return rows
 
 
+def _mixed_steps(spec, name, seed, generator):
+    rows = []
+    for i, (_, photograph) in enumerate(_parts(spec)):
+        number = 1 + generator.choice(len(spec.mixture), p=spec.mixture)
+        types = generator.choice(spec.types, number, replace=False)
+        steps = [(int(t), float(1 + 4 * generator.beta(*spec.spread))) for t in types]
+        rows.append((photograph, int(derive_seed(seed, name, i) % 2**31), steps))
+    return rows
+
+# %% ../../nbs/1_data/09_embedded.ipynb #7ad81dd0
+def _on_scale(spec, unit):  # 0 … 1, higher is better → the original's units
+    unit = float(np.clip(unit, 0, 1))
+    score = spec.low + (unit if spec.higher_is_better else 1 - unit) * (spec.high - spec.low)
+    return float(np.clip(score, spec.low, spec.high))
+
+
 def _score(spec, row, content, generator):
     photograph, cut, steps = row
-    rating = expected_rating(steps) + content[photograph.name, cut] + generator.normal(0, NOISE)
-    unit = float(np.clip((rating - 1) / 4, 0, 1))
-    score = spec.low + (unit if spec.higher_is_better else 1 - unit) * (spec.high - spec.low)
-    facts = {"mos": float(np.clip(score, spec.low, spec.high)), "scene": photograph.scene}
+    own = content[photograph.name, cut]
+    facts = {
+        "mos": _on_scale(spec, (expected_rating(steps) + own + generator.normal(0, NOISE) - 1) / 4),
+        "scene": photograph.scene,
+    }
+    if spec.kind == "natural":
+        share = (expected_rating(steps) - 1) / (BEST - 1)
+        faults = draw_faults(share, generator)
+        left = {
+            name: (1 + s * (BEST - 1) + own + generator.normal(0, NOISE) - 1) / 4
+            for name, s in natural_shares(share, faults).items()
+        }
+        facts |= {f"mos_{name}": _on_scale(spec, unit) for name, unit in left.items()} | {"faults": faults}
+        facts["mos"] = facts["mos_naturalness"]
     if spec.kind == "synthetic":
         reference = photograph.name if len(spec.windows) == 1 else f"{photograph.name}_{cut}"
         number, level = steps[0] if steps else (None, 0)
@@ -171,6 +286,27 @@ def _score(spec, row, content, generator):
             "level": level,
         }
     return facts | {"photograph": photograph.name, "cut": cut, "steps": steps}
+
+
+def _sources(
+    seed, name, i
+):  # of picture i: everything that it decides, its relevant comments, its irrelevant ones
+    return int(derive_seed(seed, name, i) % 2**31), *(
+        numpy_generator(seed, use, name, i) for use in ("look", "on", "beside")
+    )
+
+
+def _vote(spec, split, photograph, cut, generator, on, beside):
+    looks, (judges, low, high) = draw_looks(photograph.name, generator), spec.panel
+    appeal = numpy_generator(0, "appeal", photograph.name).normal(0, APPEAL)
+    votes = (
+        cast_votes(aesthetic_rating(looks) + appeal + generator.normal(0, TASTE), judges, generator) - low
+    ) / (high - low)
+    scores = {"mos": _on_scale(spec, votes.mean()), "std": float(votes.std() * (spec.high - spec.low))}
+    facts = scores | {"scene": photograph.scene, "looks": looks}
+    if spec.commented:
+        facts["captions"], facts["relevant"] = write_comments(photograph.subject, looks, on, beside)
+    return facts | {"photograph": photograph.name, "cut": cut, "steps": []}
 
 # %% ../../nbs/1_data/09_embedded.ipynb #97629cd6
 def distort_between(
@@ -191,7 +327,11 @@ def distort_between(
 
 # %% ../../nbs/1_data/09_embedded.ipynb #2c86c119
 def _picture(row, spec, seed):
+    if spec.kind == "aesthetic":
+        return aesthetic_picture(row["photograph"], row["cut"], row["looks"], spec.size)
     picture = cut_scene(row["photograph"], row["cut"], spec.size, spec.region)
+    for kind, strength in row["faults"] if spec.kind == "natural" else ():
+        picture = content_fault(picture, kind, strength, numpy_generator(seed, row["image"], kind))
     for i, (number, level) in enumerate(row["steps"]):
         picture = distort_between(picture, number, level, derive_seed(seed, row["image"], i))
     return picture
@@ -216,9 +356,7 @@ def make_stand_in(
     name: str,  # a key of STAND_INS
     seed: int = 0,  # of everything random
     workers: int = 1,  # processes
-) -> (
-    pd.DataFrame
-):  # picture table (image, mos, quality, scene, and reference, distortion, level where synthetic)
+) -> pd.DataFrame:  # picture table: image, mos, quality, scene; reference, distortion, level where synthetic; split, std, captions where the original has them
     "A stand-in as picture table; makes its pictures on first use and keeps them in the cache (our choice)"
     plan, spec = plan_stand_in(name, seed), STAND_INS[name]
     digest = sha256(
@@ -237,7 +375,9 @@ def make_stand_in(
                 raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    table = plan.drop(columns=["photograph", "cut", "steps"])
+    table = plan.drop(
+        columns=["photograph", "cut", "steps"]
+    )  # looks and faults stay: known truth, for checks only
     source = f"embedded stand-in of {spec.original}"
     scale = (spec.low, spec.high, spec.higher_is_better, spec.score_set)
     facts = TableFacts(f"embedded:{name}", *scale, source=source, root=str(folder))
