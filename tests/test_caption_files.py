@@ -14,7 +14,13 @@ from iqa_repro.uniqa.caption_files import caption_lines, only_writer, read_capti
 from iqa_repro.uniqa.captioning import CaptionRequest
 
 KILLS = 12
-FORK = multiprocessing.get_context("fork")  # a child without the seconds of imports
+# children of a process that has made the imports, but has no threads as this one may have: a fork would copy their locks
+CLEAN = multiprocessing.get_context("forkserver")
+CLEAN.set_forkserver_preload(["iqa_repro.uniqa.caption_files"])
+
+
+def run(requests, captioner, path):
+    return CLEAN.Process(target=write_captions, args=(requests, captioner, path, False), daemon=True)
 
 
 def make_requests(n):
@@ -51,23 +57,22 @@ def test_killed_at_random_moments(tmp_path, power_cut):
     requests, draw, kills = make_requests(400), random.Random(power_cut), 0
     path, asked = tmp_path / "captions.jsonl", tmp_path / "asked.txt"
     broken = {"7.jpg", "99.jpg"}
-    job = lambda: write_captions(requests, Toy(asked, 0.002, broken), path, progress=False)
     for _ in range(KILLS):
         before = path.read_bytes() if path.exists() else b""
-        child = FORK.Process(target=job)
+        child = run(requests, Toy(asked, 0.002, broken), path)
         child.start()
         while child.is_alive() and (not path.exists() or path.stat().st_size == len(before)):
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.05))
         child.kill()
-        child.join()
+        child.join(60)
         kills += child.exitcode == -signal.SIGKILL
         after = path.read_bytes()
         assert after.startswith(before[: before.rfind(b"\n") + 1])  # what was whole is never written again
         if power_cut:  # the disk lacks the end of what the job had handed over
             path.write_bytes(after[: max(len(after) - draw.randrange(3000), 0)])
     assert kills > KILLS / 2  # the others came after the end
-    job()
+    write_captions(requests, Toy(asked, 0, broken), path, progress=False)
     assert len(captions(path)) == 398
     if not power_cut:  # the caption under way at a kill is asked again, and the broken pictures in each run
         names = [name for name in asked.read_text().splitlines() if name not in broken]
@@ -80,21 +85,20 @@ def test_killed_at_random_moments(tmp_path, power_cut):
     assert read_captions(path).equals(read_captions(undisturbed))
 
 
+def write_on_a_full_disk(requests, captioner, path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a write then ends in the middle of a line
+    try:
+        write_captions(requests, captioner, path, progress=False)
+    except OSError:
+        os._exit(7)
+
+
 def test_a_full_disk_stops_the_job_and_costs_nothing(tmp_path):
     requests, path, asked = make_requests(40), tmp_path / "captions.jsonl", tmp_path / "asked.txt"
 
-    def job():
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (20_000, 20_000)
-        )  # a write then ends in the middle of a line
-        try:
-            write_captions(requests, Toy(asked), path, progress=False)
-        except OSError:
-            os._exit(7)
-
-    child = FORK.Process(target=job)
+    child = CLEAN.Process(target=write_on_a_full_disk, args=(requests, Toy(asked), path), daemon=True)
     child.start()
-    child.join()
+    child.join(60)
     assert child.exitcode == 7 and path.stat().st_size == 20_000 and not path.read_bytes().endswith(b"\n")
     present = len(captions(path))
     summary = write_captions(requests, Toy(asked), path, progress=False)
@@ -104,16 +108,16 @@ def test_a_full_disk_stops_the_job_and_costs_nothing(tmp_path):
 
 def test_a_second_process_is_refused_and_a_dead_one_does_not_block(tmp_path):
     requests, path, asked = make_requests(50), tmp_path / "captions.jsonl", tmp_path / "asked.txt"
-    child = FORK.Process(target=write_captions, args=(requests, Toy(asked, 0.5), path, False))
+    child = run(requests, Toy(asked, 0.5), path)
     child.start()
-    while not asked.exists():
+    while child.is_alive() and not asked.exists():
         time.sleep(0.01)
     with pytest.raises(
         RuntimeError, match=f"captions.jsonl is being written by process {child.pid} on .* since 2"
     ):
         write_captions(requests, Toy(asked), path, progress=False)
     os.kill(child.pid, signal.SIGKILL)
-    child.join()
+    child.join(60)
     assert write_captions(requests, Toy(asked), path, progress=False).failed == 0
     assert len(captions(path)) == 50
     with only_writer(path):

@@ -214,7 +214,7 @@ FAULTS = {
     "429": (reply(429, {"error": {"message": "slow down"}}), "RateLimitError.*429.*slow down"),
     "500": (reply(500, "Internal Server Error"), "InternalServerError.*Internal Server Error"),
     "400": (reply(400, {"error": {"message": "picture too large"}}), "BadRequestError.*picture too large"),
-    "slow": (lambda handler: time.sleep(3), "APITimeoutError"),
+    "slow": (lambda handler: time.sleep(6), "APITimeoutError"),
     "hangs up": (lambda handler: None, "APIConnectionError"),
     "torn": (torn, "APIConnectionError"),
     "empty": (chat(" \n"), "expected a caption, got the empty text"),
@@ -235,7 +235,7 @@ FAULTS = {
 def test_one_misbehaviour_costs_one_caption(proxy, server, requests, expected, name):
     fault, message = FAULTS[name]
     proxy.fault = lambda prompt, attempt: fault if prompt == requests[2].prompt else None
-    traffic = Traffic(**QUICK | dict(timeout_s=1.0 if name == "slow" else 20))
+    traffic = Traffic(**QUICK | dict(timeout_s=2.5 if name == "slow" else 20))
     got = dict(ServerCaptioner(proxy.url, server[1], decoding=SHORT, traffic=traffic)(requests[:6]))
     failure = got.pop(requests[2])
     assert isinstance(failure, BackendError) and not failure.for_all
@@ -251,7 +251,7 @@ def test_one_misbehaviour_costs_one_caption(proxy, server, requests, expected, n
 def test_a_passing_misbehaviour_costs_nothing(proxy, server, requests, expected, name):
     fault, _ = FAULTS[name]
     proxy.fault = lambda prompt, attempt: fault if attempt == 0 else None
-    traffic = Traffic(**QUICK | dict(timeout_s=1.0 if name == "slow" else 20))
+    traffic = Traffic(**QUICK | dict(timeout_s=2.5 if name == "slow" else 20))
     got = dict(ServerCaptioner(proxy.url, server[1], decoding=SHORT, traffic=traffic)(requests[:4]))
     assert got == {request: expected[request] for request in requests[:4]}
     assert set(proxy.seen.values()) == {2}
@@ -263,7 +263,7 @@ def test_retry_after_is_honoured(proxy, server, requests, expected):
     captioner = ServerCaptioner(proxy.url, server[1], decoding=SHORT, traffic=Traffic(**QUICK))
     assert list(captioner(requests[:1])) == [(requests[0], expected[requests[0]])]
     first, second = proxy.moments
-    assert 2 <= second - first < 6  # without the header it would be half a second
+    assert second - first >= 2  # without the header it would be half a second
 
 
 def test_a_server_that_wants_an_hour_is_not_waited_for(proxy, server, requests):
@@ -310,7 +310,8 @@ def test_a_broken_picture_is_not_sent(proxy, server, requests, expected, tmp_pat
 def test_a_wrong_key_stops_at_once(proxy, server, requests, expected):
     "Three answers are there when the key is withdrawn; those under way are passed on"
     refused = reply(401, {"error": {"message": "no such key"}})
-    proxy.fault = lambda prompt, attempt: refused if sum(proxy.seen.values()) > 3 else None
+    early = {request.prompt for request in requests[:3]}
+    proxy.fault = lambda prompt, attempt: None if prompt in early else refused
     captioner = ServerCaptioner(
         proxy.url, server[1], "sk-secret", SHORT, Traffic(**QUICK | dict(concurrency=2))
     )

@@ -29,7 +29,9 @@ PICTURES = torch.rand(40, 3, 56, 60, generator=torch.Generator().manual_seed(0))
 
 
 def start(folder, out, pause, first=0, last=40):
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(out), *map(str, (pause, 0, first, last))])
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(out), *map(str, (pause, 0, first, last))]
+    )
 
 
 @pytest.fixture(scope="module")

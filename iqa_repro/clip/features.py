@@ -11,6 +11,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,16 +92,20 @@ class _Shards:
     def scan(self):
         "Take in what has been written since the last look"
         for part in self.folder.glob(".*.part.safetensors"):
-            if time.time() - part.stat().st_mtime > STALE:
-                part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its writer may just have renamed it
+                if time.time() - part.stat().st_mtime > STALE:
+                    part.unlink()
         for file in sorted(set(self.folder.glob("[!.]*.safetensors")) - self.seen):
             try:
                 facts = read_metadata(file)
+            except FileNotFoundError:  # another process has just set it aside
+                continue
             except ValueError as error:
                 warnings.warn(
                     f"{file} is set aside and its pictures are encoded again: {error}", stacklevel=4
                 )
-                file.replace(file.with_suffix(".broken"))
+                with suppress(FileNotFoundError):
+                    file.replace(file.with_suffix(".broken"))
                 continue
             if facts["made"] != self.facts:
                 raise ValueError(
@@ -189,9 +194,8 @@ class FeatureStore:
             place.mkdir(parents=True, exist_ok=True)
             stripe = hashlib.sha256("".join(part).encode()).hexdigest()[:2]
             with FileLock(place / f".{stripe}.lock"):
-                if left := [
-                    key for key in part if key not in shards.scan()
-                ]:  # another process may have been here
+                there = shards.scan()  # another process may have been here
+                if left := [key for key in part if key not in there]:
                     shards.write(left, self._encode([(key, todo[key]) for key in left], crops))
             shards.scan()
         return shards.read(keys)

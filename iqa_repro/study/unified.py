@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 
+import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from ..clip.backbone import Backbone
 from ..clip.features import backbone_digest
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
-from ..core.paths import cache_root
+from ..core.paths import atomic_path, cache_root
 from ..core.profiles import load_profile
 from ..core.seeds import torch_generator
 from ..data.catalog import load_images
@@ -61,7 +63,9 @@ def generated_captions(
     story = f"{describer.name} {seed} {task} {guided} {choice.as_dict()} {table_digest(table)} {code_digest(CODE)}"
     path = cache_root() / "captions" / f"{task}-{sha256(story.encode()).hexdigest()[:12]}.jsonl"
     requests = caption_requests(table, task, guided, choice.order, choice.wording)
-    write_captions(requests, describer, path, progress=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.made"):  # whoever comes second waits, and finds the file whole
+        write_captions(requests, describer, path, progress=False)
     return read_captions(path)
 
 # %% ../../nbs/4_study/14_unified.ipynb #116d48c1
@@ -102,8 +106,14 @@ def scored_comments(
     table = captioned_pictures("comments", profile)
     comments = comments_of(table)
     comments = comments[comments["image"].isin(table["image"])].reset_index(drop=True)
-    clip = unified_backbone(Diet(("aesthetics",), seed=seed, profile=profile, smoke=smoke))
-    return comments.assign(relevance=relevance(clip, _pixels(table), comments))
+    aesthetic = Diet(("aesthetics",), seed=seed, profile=profile, smoke=smoke)
+    words = sha256("\n".join(comments["caption"]).encode()).hexdigest()[:8]
+    path = _diet_path(aesthetic).with_suffix(f".{words}.npy")
+    if not path.exists():
+        scores = relevance(unified_backbone(aesthetic), _pixels(table), comments)
+        with atomic_path(path) as part:
+            np.save(part, scores)
+    return comments.assign(relevance=np.load(path))
 
 
 def _pixels(table):
@@ -143,9 +153,11 @@ def unified_backbone(
     if not diet.parts:
         return clip
     path = _diet_path(diet)
-    if not path.exists():
-        _train_diet(clip, diet, path)
-        return clip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # two processes that want the same one: the second waits
+        if not path.exists():
+            _train_diet(clip, diet, path)
+            return clip
     tensors, _ = load_checkpoint(path)
     load_into(clip.model, tensors, what=f"the CLIP of {diet.name}")
     return clip
@@ -164,8 +176,7 @@ def _train_diet(clip, diet, path):
             .groupby(level=0, sort=False)
             .first()
         )
-        images = images[first[paths].to_numpy()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+        images = images[first[paths].tolist()]
     state = path.with_name(f"{path.stem}-unfinished.safetensors")  # a killed training goes on from here
     curve = pretrain(
         clip,

@@ -130,7 +130,7 @@ def map_in_flight(
 class Traffic:
     "What a server is asked to bear (our choice)"
 
-    concurrency: int = 8  # requests under way at a time, ≥ 1; 64 suits vLLM
+    concurrency: int = 8  # requests under way at a time, ≥ 1; more for a server that works on many at once
     timeout_s: float = 60.0  # seconds of silence before a request is given up, > 0
     retries: int = 5  # repetitions of a failed request, ≥ 0
     requests_per_minute: float | None = (

@@ -69,7 +69,7 @@ def _loop(model, groups, score, quality, settings, generator, look):
     "Train the groups' tensors by `score(rows, views)`; the kept epoch's values are put in at the end"
     select, parameters = model.adapter.recipe.select, [p for group in groups for p in group["params"]]
     kept, best, history = [None, [p.detach().clone() for p in parameters]], np.inf, []
-    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer](groups)
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer](groups, fused=True)
     schedule = (
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
         if settings.schedule == "cosine"
@@ -176,9 +176,9 @@ def fit_adapter(
     model.requires_grad_(False).adapter.requires_grad_(True)
     text, scale = model.text_features(), model.clip.temperature
     score = lambda rows, views: model.adapter(features[rows.to(device), views.to(device)], text, scale)
+    some = (features[:512], quality[:512])  # our choice: enough for a curve
     parts = [
-        None if part is None else (lambda part=part: model.quality(part[0]), part[1])
-        for part in ((features, quality), held)
+        None if part is None else (lambda part=part: model.quality(part[0]), part[1]) for part in (some, held)
     ]
     groups = [{"params": list(model.adapter.parameters()), "lr": settings.lr}]
     return _loop(model, groups, score, quality, settings, generator, lambda: _look(model, *parts, watch))
@@ -263,7 +263,7 @@ def fit_unfrozen(
         )
 
     everything = lambda part: lambda: torch.cat([model(some) for some in part.images.split(32)])
-    some = Labelled(train.images[:64], train.quality[:64])  # our choice: enough for a curve
+    some = Labelled(train.images[:64], train.quality[:64])  # our choice: a curve needs no more
     parts = [
         None if part is None else (everything(part), part.quality.to(device)) for part in (some, validation)
     ]

@@ -162,21 +162,16 @@ def _cut_tokens(tokenizer, captions):
 
 
 def _as_words(tokenizer, caption):
-    return _SPECIAL.sub(
-        r"\1 of text", tokenizer.clean_fn(caption)
-    )  # cleaned first: it may be spelled &lt;end_of_text&gt;
+    cleaned = tokenizer.clean_fn(caption)  # first, for it may be spelled &lt;end_of_text&gt;
+    return _SPECIAL.sub(r"\1 of text", cleaned)
 
 # %% ../../nbs/3_uniqa/04_purification.ipynb #a36bf8a0
 @dataclass(frozen=True, eq=False)
 class Pictures:
     "Pictures by name, from files or from a tensor (our choice)"
 
-    names: Sequence[
-        str
-    ]  # n names as in column `image` of caption tables, each once; paths where there is no tensor
-    images: Tensor | None = (
-        None  # (n, 3, h, w) in [0, 1] in the order of names; None: files are read when needed
-    )
+    names: Sequence[str]  # n names as in column `image`, each once; paths where there is no tensor
+    images: Tensor | None = None  # (n, 3, h, w) in [0, 1], in that order; None: read files when needed
 
     def __post_init__(self):
         object.__setattr__(self, "names", list(self.names))  # a column would index by its labels
@@ -239,21 +234,15 @@ def relevance(
     numbers = [np.unique(index[rows]) for rows in parts]
     last = [-1, *(part[-1] for part in numbers[:-1])]
     fresh = [part[part > seen].tolist() for part, seen in zip(numbers, last, strict=True)]
-    views = DataLoader(
-        _Views(pictures, clip.image_size),
-        batch_sampler=fresh,
-        num_workers=workers,
-        collate_fn=list,
-        generator=torch.Generator(),
-    )
+    options = {"num_workers": workers, "collate_fn": list, "generator": torch.Generator()}
+    views = DataLoader(_Views(pictures, clip.image_size), batch_sampler=fresh, **options)
     scores, features = np.empty(len(table), dtype=np.float32), torch.empty(0)
     device = clip.model.logit_scale.device
     with torch.inference_mode():
         for rows, part, images in zip(parts, numbers, views, strict=True):
             new = [encode_images(clip, torch.stack(images).to(device))] if images else []
-            features = torch.cat([features[-1:].to(device), *new])[
-                -len(part) :
-            ]  # the carried picture counts if it is in this part
+            features = torch.cat([features[-1:].to(device), *new])
+            features = features[-len(part) :]  # of this part: with or without the picture carried over
             texts = encode_prompts(clip, caption_tokens(clip, table["caption"].iloc[rows].tolist()))
             places = torch.from_numpy(np.searchsorted(part, index[rows])).to(device)
             scores[rows] = (features[places] * texts).sum(-1).float().cpu().numpy()
