@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from iqa_repro.clip.backbone import load_clip
+from iqa_repro.clip.backbone import encode_images, load_clip
 from iqa_repro.clip.features import CropSet, FeatureStore
 
 WRITER = """
@@ -29,62 +29,73 @@ PICTURES = torch.rand(40, 3, 56, 60, generator=torch.Generator().manual_seed(0))
 
 
 def start(folder, out, pause, first=0, last=40):
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder), str(out), *map(str, (pause, 0, first, last))]
-    )
+    command = [sys.executable, "-c", WRITER, str(folder), str(out), *map(str, (pause, 0, first, last))]
+    return subprocess.Popen(command)
 
 
-@pytest.fixture(scope="module")
-def expected():
-    clip = load_clip()
-    with torch.no_grad():
-        return torch.stack([_encode(clip, image) for image in PICTURES])
+def counting(pause=0.0):
+    "The backbone, and a list that grows by the crops it encodes"
+    clip, crops = load_clip(), []
+    hook = lambda layer, inputs: crops.append(len(inputs[0])) or time.sleep(pause)
+    clip.model.visual.conv1.register_forward_pre_hook(hook)
+    return clip, crops
 
 
-def _encode(clip, image):
-    from iqa_repro.clip.backbone import encode_images
-
-    return encode_images(clip, CropSet(2).cut(image, clip.image_size, ""))
+def wait_for(done, seconds=120):
+    deadline = time.time() + seconds
+    while not done():
+        assert time.time() < deadline
+        time.sleep(0.02)
 
 
 def shards(folder):
     return list(folder.glob("*/test-2/[!.]*.safetensors"))
 
 
-def test_two_writers_of_one_table_encode_it_once(tmp_path, expected):
-    folder, outs = tmp_path / "store", [tmp_path / "a.pt", tmp_path / "b.pt"]
-    writers = [start(folder, out, 0.02) for out in outs]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
-    results = [torch.load(out) for out in outs]
-    assert sum(result["crops"] for result in results) == 80  # 40 pictures × 2 crops, once in all
-    assert len(shards(folder)) == 10
-    for result in results:
-        torch.testing.assert_close(result["features"], expected, rtol=0, atol=1e-5)
+def same(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_writers_of_overlapping_tables_lose_nothing(tmp_path, expected):
-    folder, outs = tmp_path / "store", [tmp_path / "a.pt", tmp_path / "b.pt"]
-    writers = [start(folder, outs[0], 0.02, 0, 26), start(folder, outs[1], 0.02, 14, 40)]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
-    for out, rows in zip(outs, (slice(0, 26), slice(14, 40)), strict=True):
-        torch.testing.assert_close(torch.load(out)["features"], expected[rows], rtol=0, atol=1e-5)
+@pytest.fixture(scope="module")
+def expected():
     clip = load_clip()
-    clip.model.visual.conv1.register_forward_pre_hook(lambda *_: pytest.fail("everything is in the store"))
-    found = FeatureStore(folder, clip).features(PICTURES, CropSet(2))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        return torch.stack(
+            [encode_images(clip, CropSet(2).cut(image, clip.image_size, "")) for image in PICTURES]
+        )
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [((0, 40), (0, 40)), ((0, 26), (14, 40))])
+def test_two_writers_at_once(tmp_path, expected, theirs, ours):
+    folder, out = tmp_path / "store", tmp_path / "a.pt"
+    writer = start(folder, out, 0.05, *theirs)
+    wait_for(lambda: out.with_name("a.pt.ready").exists())
+    clip, crops = counting(pause=0.05)
+    same(
+        FeatureStore(folder, clip, shard=4).features(PICTURES[slice(*ours)], CropSet(2)),
+        expected[slice(*ours)],
+    )
+    assert writer.wait(120) == 0
+    result = torch.load(out)
+    same(result["features"], expected[slice(*theirs)])
+    if theirs == ours:
+        assert (
+            sum(crops) + result["crops"] == 80 and len(shards(folder)) == 10
+        )  # 40 pictures × 2 crops, once in all
+    clip, crops = counting()
+    same(FeatureStore(folder, clip).features(PICTURES, CropSet(2)), expected)
+    assert not crops  # everything is in the store
 
 
 def test_a_killed_writer_loses_at_most_one_shard(tmp_path, expected):
     folder = tmp_path / "store"
-    writer, deadline = start(folder, tmp_path / "a.pt", 0.3), time.time() + 120
-    while len(shards(folder)) < 3 and time.time() < deadline:
-        time.sleep(0.02)
+    writer = start(folder, tmp_path / "a.pt", 0.3)
+    wait_for(lambda: len(shards(folder)) >= 3)
     writer.send_signal(signal.SIGKILL)
     writer.wait(30)
     there = len(shards(folder))
     assert 3 <= there < 10 and not (tmp_path / "a.pt").exists()
-    crops, clip = [], load_clip()
-    clip.model.visual.conv1.register_forward_pre_hook(lambda layer, inputs: crops.append(len(inputs[0])))
+    clip, crops = counting()
     found = FeatureStore(folder, clip, shard=4).features(PICTURES, CropSet(2))  # its lock is free again
     assert sum(crops) == 80 - 8 * there
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    same(found, expected)
