@@ -44,7 +44,7 @@ test: $(STAMP) ## export and clean checks, ruff, nbdev_test, pytest, every exper
 	@tools/test.sh $(VENV)/bin
 
 benchmark: $(STAMP) ## measure the savings of speed and memory as ratios
-	$(PY) -c 'from iqa_repro.study.runs import run_notebook as run; run("nbs/benchmarks/speed.ipynb", "$(FIGURES)/benchmark/run.ipynb", {"profile": "$(PROFILE)"}, True); run("nbs/benchmarks/qgr_step.ipynb", "$(FIGURES)/benchmark/qgr_step/run.ipynb", {"profile": "$(PROFILE)"}, True)'
+	$(PY) -c 'from pathlib import Path; from iqa_repro.study.runs import run_notebook as run; [run(p, f"$(FIGURES)/benchmark/{p.stem}/run.ipynb", {"profile": "$(PROFILE)"}, True) for p in sorted(Path("nbs/benchmarks").glob("*.ipynb"))]'
 
 export: $(STAMP) ## write iqa_repro/ from the notebooks
 	$(VENV)/bin/nbdev_export

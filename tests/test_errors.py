@@ -108,7 +108,7 @@ def test_profile(tmp_path):
 
 def test_data_set():
     refused(ValueError, lambda: load_dataset("livc"), "'livc', did you mean 'livec'? There are ['agiqa3k', ")
-    refused(ValueError, lambda: load_dataset("embedded:ava"), "unknown data set 'embedded:ava'. There are [")
+    refused(ValueError, lambda: load_dataset("embedded:zzz"), "unknown data set 'embedded:zzz'. There are [")
     refused(
         TypeError,
         lambda: load_dataset(None),

@@ -113,13 +113,22 @@ def set_features(
     dataset: str,  # a key of DATASETS
     profile: str,  # name or file of a profile
     crops: CropSet,  # which crops
-) -> Tensor:  # (n, crops, d) in the table's order
+) -> Tensor:  # (n, crops, d) in the table's order; shared, so nobody may change it
     "Features of all pictures of a set from the store in the cache (UniQA App. A.3)"
+    written = tuple(
+        (p.data_ptr(), p._version) for p in model.model.parameters()
+    )  # another one after any write to a weight
+    return _read_features(model.clip, written, dataset, profile, crops)
+
+
+@lru_cache(maxsize=2)  # of one set: training and test crops
+def _read_features(clip, written, dataset, profile, crops):
     table = table_of(dataset, profile)
     stand_in = table.attrs["facts"]["name"].startswith("embedded:")
     images = pictures_of(dataset, profile)[1] if stand_in else table["image"].tolist()
-    store = FeatureStore(cache_root() / "features", model.clip, load_profile(profile).adapter.precision)
-    return store.features(images, crops)
+    return FeatureStore(cache_root() / "features", clip, load_profile(profile).adapter.precision).features(
+        images, crops
+    )
 
 # %% ../../nbs/4_study/15_adapting.ipynb #4ec0cd25
 def adapted_model(

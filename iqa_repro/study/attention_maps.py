@@ -41,6 +41,7 @@ def text_cam(
     layer: Callable = lambda visual: (
         visual.transformer.resblocks[-1].ln_1
     ),  # image tower → the layer that is read
+    allow_empty: bool = False,  # return maps of zeros instead of refusing them
 ) -> np.ndarray:  # (n, s, s) float32 in [0, 1]
     "Grad-CAM of a sentence (UniQA Fig. 5)"
     from pytorch_grad_cam import GradCAM  # takes seconds to import
@@ -51,10 +52,9 @@ def text_cam(
     with GradCAM(_Similarity(clip, prompt), [layer(clip.model.visual)], reshape) as cam:
         cam.compute_input_gradient = True  # else nothing in a frozen model asks for gradients
         maps = cam(images, target)
-    if maps is None or (empty := np.flatnonzero(maps.max((1, 2)) == 0)).size:
-        which = "all" if maps is None else empty[:5].tolist()
+    if (empty := np.flatnonzero(maps.max((1, 2)) == 0)).size and not allow_empty:
         raise ValueError(
-            f"the map of {prompt!r} is all zero for pictures {which} of {len(images)}: no patch of this layer speaks for the sentence"
+            f"the map of {prompt!r} is all zero for pictures {empty[:5].tolist()} of {len(images)}: no patch of this layer speaks for the sentence"
         )
     return maps
 
@@ -83,16 +83,17 @@ def spoil_half(
 
 
 def spoilt_share(
-    maps: np.ndarray,  # (n, s, s) ≥ 0, not all zero
+    maps: np.ndarray,  # (n, s, s) ≥ 0
     side: str,  # "left" or "right": the spoilt half
 ) -> np.ndarray:  # (n,) in [0, 1]
-    "Share of each map's mass that lies on the spoilt half (our choice)"
+    "Share of each map's mass that lies on the spoilt half; half of nothing counts as 0.5 (our choice)"
     maps = np.asarray(maps)
     if maps.ndim != 3 or maps.shape[2] % 2 or side not in ("left", "right"):
         raise ValueError(
             f"expected maps (n, h, w) of even width and side 'left' or 'right', got {maps.shape} and {side!r}"
         )
-    left = maps[:, :, : maps.shape[2] // 2].sum((1, 2)) / maps.sum((1, 2))
+    part, mass = maps[:, :, : maps.shape[2] // 2].sum((1, 2)), maps.sum((1, 2))
+    left = np.divide(part, mass, out=np.full(len(maps), 0.5), where=mass > 0)
     return left if side == "left" else 1 - left
 
 # %% ../../nbs/4_study/18_attention_maps.ipynb #4a801eab
@@ -101,22 +102,24 @@ def spoilt_rows(
         Diet, str, int, str, int
     ],  # what the CLIP read, name in the table, repeat, prompt, windows a photograph
 ) -> list[dict]:  # rows for Run.append: one a window and fault
-    "Mass of a sentence's map on the spoilt half, mean of left and right (UniQA Fig. 5, measured)"
+    "Mass of a sentence's map on the spoilt half, mean of left and right; `empty` of the two are all zero (UniQA Fig. 5, measured)"
     diet, method, split, prompt, windows = job
     clip, rows = diet_clip(diet), []
     places = [(p.name, cut) for p in PHOTOGRAPHS.values() if p.role == "judge" for cut in range(windows)]
     clean = [cut_scene(name, cut, clip.image_size) for name, cut in places]
     for fault in FAULTS:
-        shares = []
+        shares, empty = [], []
         for side in ("left", "right"):
             seeds = (derive_seed(0, fault, name, cut) for name, cut in places)
             spoilt = [spoil_half(image, fault, side, seed) for image, seed in zip(clean, seeds, strict=True)]
-            shares.append(
-                spoilt_share(
-                    text_cam(clip, torch.from_numpy(np.stack(spoilt)).permute(0, 3, 1, 2), prompt), side
-                )
+            maps = text_cam(
+                clip, torch.from_numpy(np.stack(spoilt)).permute(0, 3, 1, 2), prompt, allow_empty=True
             )
-        for (name, cut), value in zip(places, np.mean(shares, axis=0), strict=True):
+            shares.append(spoilt_share(maps, side))
+            empty.append(~maps.any((1, 2)))
+        for (name, cut), value, nothing in zip(
+            places, np.mean(shares, axis=0), np.sum(empty, axis=0), strict=True
+        ):
             key = {
                 "dataset": "photographs",
                 "method": method,
@@ -124,5 +127,7 @@ def spoilt_rows(
                 "picture": f"{name}, {cut}",
                 "split": split,
             }
-            rows.append({**key, "seed": diet.seed, "metric": "share", "value": float(value)})
+            rows.append(
+                {**key, "seed": diet.seed, "metric": "share", "value": float(value), "empty": int(nothing)}
+            )
     return rows

@@ -10,6 +10,7 @@ __all__ = ['MARKS', 'KEY_WORDS', 'VERDICT_WORDS', 'MARGIN', 'GAP', 'BANNER', 'LE
 # %% ../../nbs/4_study/16_caption_sheets.ipynb #b810dab9
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -45,25 +46,21 @@ def mark_words(
     groups: dict[str, Iterable[str]],  # mark → words or phrases; "nois*" is any ending
 ) -> list[tuple[str, str | None]]:  # runs: (piece, its mark or None); the pieces joined are the text
     "Cut a text into marked and plain pieces (UniQA Figs 2, 13, 15)"
-    marks = {phrase.lower(): mark for mark, phrases in groups.items() for phrase in phrases}
-    if twice := [
-        phrase
-        for phrase, mark in marks.items()
-        if any(phrase in map(str.lower, groups[m]) for m in groups if m != mark)
-    ]:
+    pairs = {(phrase.lower(), mark) for mark, phrases in groups.items() for phrase in phrases}
+    if twice := [phrase for phrase, n in Counter(phrase for phrase, _ in pairs).items() if n > 1]:
         raise ValueError(
             f"{twice} stand in several groups of {list(groups)}; a word can be marked in one way"
         )
     if unknown := set(groups) - set(MARKS):
         raise ValueError(f"no mark {sorted(unknown)}; there are {[mark for mark in MARKS if mark]}")
-    if not marks:
+    if not pairs:
         return [(text, None)] if text else []
-    longest = sorted(marks, key=lambda phrase: (-len(phrase), phrase))
-    patterns = [re.escape(phrase).replace(r"\*", r"[\w-]*") for phrase in longest]
+    longest = sorted(pairs, key=lambda pair: (-len(pair[0]), pair[0]))
+    patterns = [re.escape(phrase).replace(r"\*", r"[\w-]*") for phrase, _ in longest]
     found = re.compile("|".join(rf"(?<![\w-])({p})(?![\w])" for p in patterns), re.IGNORECASE)
     runs, end = [], 0
     for match in found.finditer(text):
-        runs += [(text[end : match.start()], None), (match[0], marks[longest[match.lastindex - 1]])]
+        runs += [(text[end : match.start()], None), (match[0], longest[match.lastindex - 1][1])]
         end = match.end()
     return [run for run in [*runs, (text[end:], None)] if run[0]]
 
@@ -302,16 +299,16 @@ def caption_sheet(
     height = (head + sum(heights) - GAP) / 0.98  # the banner hangs 2 % below the edge
     with paper_style():
         figure = plt.figure(figsize=(TWO_COLUMNS, height), layout="none")
-        axes = figure.add_axes((0, 0, 1, 1))
+        axes = figure.add_axes(
+            (0, 0, 1, 1), xlim=(0, TWO_COLUMNS), ylim=(height, 0), frame_on=False, xticks=[], yticks=[]
+        )
         _set_lines(axes, MARGIN, 0.02 * height + BANNER, key, size)
         for row, top in zip(rows, np.cumsum([0.02 * height + head, *heights[:-1]]), strict=True):
             for i, entry in enumerate(row):
                 _set_entry(axes, MARGIN + i * (width + 2 * GAP), top, entry, width, side, size)
-        axes.set(xlim=(0, TWO_COLUMNS), ylim=(height, 0), aspect="auto")
-        axes.axis("off")
     return figure
 
-
+# %% ../../nbs/4_study/16_caption_sheets.ipynb #230b7848
 def _depth(lines, size):  # inches
     return sum(1 if line else 0.5 for line in lines) * LEADING * size / 72
 
@@ -320,12 +317,12 @@ def _height(entry, width, side, size):
     picture = 0 if entry.picture is None else side * entry.picture.shape[0] / max(entry.picture.shape[:2])
     return max(picture, *(_depth(lines, size) for lines in entry.lines(width, side, size)[2]))
 
-# %% ../../nbs/4_study/16_caption_sheets.ipynb #230b7848
+
 def _set_entry(axes, x, top, entry, width, side, size):
     start, block_width, blocks = entry.lines(width, side, size)
     if entry.picture is not None:
         high, wide = (side * length / max(entry.picture.shape[:2]) for length in entry.picture.shape[:2])
-        axes.imshow(entry.picture, extent=(x, x + wide, top + high, top))
+        axes.imshow(entry.picture, extent=(x, x + wide, top + high, top), aspect="auto")
     for n, lines in enumerate(blocks):
         _set_lines(axes, x + start + n * (block_width + GAP), top, lines, size)
 

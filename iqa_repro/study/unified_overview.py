@@ -16,7 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..clip.backbone import encode_images, tokenize
+from ..clip.backbone import encode_images
 from .overview import _arrow, _box, part_of, short_number
 from ..uniqa.adapter import UniQA
 from ..uniqa.contrastive import encode_pairs, pair_loss
@@ -33,7 +33,7 @@ def describe_unified(
         raise ValueError(
             "the model has no adapter (hidden=0), so there is nothing to fit; make it with build_uniqa"
         )
-    clip, model = model.clip, deepcopy(model)
+    model = deepcopy(model)
     named = dict(model.named_parameters())
     reached = {"pretrain": _reached(_pretraining_loss, model, [n for n in named if n.startswith("model.")])}
     reached["adapt"] = _reached(_fitting_loss, model, [n for n in named if n.startswith("adapter.")])
@@ -66,18 +66,10 @@ def _random_pictures(model, n):
 
 
 def _pretraining_loss(model):
-    clip, images = model.clip, _random_pictures(model, len(model.prompts))
+    images = _random_pictures(model, len(model.tokens))
     own = torch.eye(len(images), dtype=torch.bool, device=images.device)
-    features = encode_pairs(_clip_of(model), images, tokenize(clip, model.prompts))
+    features = encode_pairs(model.clip, images, model.tokens)
     return pair_loss(*features, model.model.logit_scale.exp(), own)[0]
-
-
-def _clip_of(model):  # a copied UniQA's own backbone
-    return (
-        model.clip
-        if model.clip.model is model.model
-        else type(model.clip)(model.model, *list(vars(model.clip).values())[1:])
-    )
 
 
 def _fitting_loss(model):
@@ -85,7 +77,7 @@ def _fitting_loss(model):
     with torch.no_grad():
         for parameter in model.adapter.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=draw) / parameter.shape[-1] ** 0.5)
-        features = encode_images(_clip_of(model), _random_pictures(model, 4))
+        features = encode_images(model.clip, _random_pictures(model, 4))
     scores = model.adapter(features, model.text_features(), model.model.logit_scale.exp())
     return (scores - torch.linspace(0, 1, len(scores), device=scores.device)).square().mean()
 
@@ -102,7 +94,10 @@ def unified_shapes(
             {f"{name} in": tuple(inputs[0].shape), name: tuple(out.shape)}
         )
 
-    for name, module in {"image blocks": model.model.visual.transformer, "adapter": model.adapter}.items():
+    for name, module in {
+        "image blocks": model.model.visual.transformer.resblocks[0],
+        "adapter": model.adapter,
+    }.items():
         handles.append(module.register_forward_hook(keep(name)))
     for i, layer in enumerate(model.adapter.fc or ()):
         handles.append(layer.register_forward_hook(keep(f"fc.{i}")))
@@ -139,7 +134,7 @@ def draw_steps(
     panels = {
         "1 Captioning": [
             [(f"{n:,} pictures\nwith MOS", 0), (f"{m:,} pictures\nwith MOS", 0)],
-            [("level\nbad … perfect", 0), ("level\nbad … perfect", 0)],
+            [("one of five\nlevels", 0), ("one of five\nlevels", 0)],
             [(f"captioner:\n{facts['captioner']}", 0)],
             [(f"$Y_{{IQA}}$\n{quality:,} captions", 0), (f"$Y_{{IAA}}$\n{aesthetics:,} captions", 0)],
         ],
@@ -163,9 +158,9 @@ def draw_steps(
             [(f"UniQA\n{learns('pretrain')}", 1)],
         ],
         "4 Adapting": [
-            [("picture\nwith MOS", 0), (f"{len(levels)} prompts\n“{levels[0]}” …", 0)],
+            [("picture\nwith MOS", 0), (f"{len(levels)} prompts\n“{levels[0]}”", 0)],
             [(f"image tower\n{size('image')}", 0), (f"text tower\n{size('text')}", 0)],
-            [(f"adapter (Eq. 6)\n{size('adapter')}", 1), None],
+            [(f"adapter\n{size('adapter')} (Eq. 6)", 1), None],
             [("softmax · levels (Eq. 7)", 0)],
             [(f"score, squared error\n{learns('adapt')}", 1)],
         ],
@@ -173,6 +168,7 @@ def draw_steps(
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         _draw_lines(ax, lines)
         ax.set_title(title)
+    _arrow(axes[1], (0.735, _HIGH), (0.4, _STEP))  # CLIP_aes rates the comments
 
 
 _HIGH, _STEP = 0.13, 0.185
