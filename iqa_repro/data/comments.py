@@ -9,7 +9,7 @@ __all__ = ['beside_the_point', 'on_the_point', 'write_comments', 'comments_of']
 import numpy as np
 import pandas as pd
 
-from .aesthetic import LOOKS, aesthetic_rating
+from .aesthetic import aesthetic_rating
 
 # %% ../../nbs/1_data/13_comments.ipynb #af98768b
 _SAYINGS = {  # look → sentences about it; {it} is the subject

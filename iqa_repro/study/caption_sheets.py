@@ -25,7 +25,6 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from ..core.profiles import load_profile
-from ..data.images import read_image
 from .figures import STYLE, TWO_COLUMNS, paper_style
 from .printed import FOLDER
 from .unified import captioned_pictures, generated_captions

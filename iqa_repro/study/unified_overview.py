@@ -158,7 +158,10 @@ def draw_steps(
             [(f"UniQA\n{learns('pretrain')}", 1)],
         ],
         "4 Adapting": [
-            [("picture\nwith MOS", 0), (f"{len(levels)} prompts\n“{levels[0]}”", 0)],
+            [
+                ("picture\nwith MOS", 0),
+                (f"{len(levels)} prompts:\n{levels[0].split()[0]} … {levels[-1].split()[0]}", 0),
+            ],
             [(f"image tower\n{size('image')}", 0), (f"text tower\n{size('text')}", 0)],
             [(f"adapter\n{size('adapter')} (Eq. 6)", 1), None],
             [("softmax · levels (Eq. 7)", 0)],
@@ -206,13 +209,13 @@ def draw_purification(
     axes: Axes,  # about 6.9 in × 2.2 in
     picture: Tensor | np.ndarray,  # (3, h, w) or (h, w, 3) in [0, 1]
     ranked: pd.DataFrame,  # of rank_comments, one picture
-    letters: int = 90,  # comments are cut here
+    letters: int = 76,  # comments are cut here
 ) -> None:
     "A picture, its comments and their ranks, the filtered ones grey (UniQA Fig. 3a)"
     if ranked["image"].nunique() != 1:
         raise ValueError(f"comments of one picture are needed, got those of {ranked['image'].nunique()}")
     n, picture = len(ranked), np.asarray(picture)
-    axes.set(xlim=(0, 1), ylim=(n + 0.6, -0.9))
+    axes.set(xlim=(0, 1), ylim=(n + 0.6, -1.4))
     axes.set_axis_off()
     inset = axes.inset_axes((0, 0.05, 0.17, 0.9))
     inset.imshow(picture if picture.shape[-1] == 3 else picture.transpose(1, 2, 0))
@@ -220,8 +223,8 @@ def draw_purification(
     places = {"ar": 0.79, "ir": 0.86, "air": 0.93}
     heads = {"ar": "AR\n(Eq. 3)", "ir": "IR\n(Eq. 4)", "air": "AIR\n(Eq. 5)"}
     for column, x in places.items():
-        axes.text(x, -0.4, heads[column], ha="center", va="center", fontsize=7)
-    axes.text(0.19, -0.4, "comments, in order of AIR", va="center", fontsize=7)
+        axes.text(x, -0.7, heads[column], ha="center", va="center", fontsize=7)
+    axes.text(0.19, -0.7, "comments, in order of AIR", va="center", fontsize=7)
     for y, (_, row) in enumerate(ranked.sort_values("air").iterrows()):
         look = dict(va="center", fontsize=7, color="k" if row["kept"] else "0.6")
         axes.text(0.19, y + 0.5, shorten(row["caption"], letters, placeholder=" …"), **look)
@@ -244,7 +247,7 @@ def draw_adapter(
     part = lambda tower, start="": table[(table["tower"] == tower) & table["part"].str.startswith(start)]
     learns = lambda rows: bool(rows["adapt"].sum())
     shape = lambda name: "×".join(map(str, shapes[name]))
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlim=(-0.005, 1.005), ylim=(0, 1))
     axes.set_axis_off()
     layers = [
         (
@@ -258,7 +261,7 @@ def draw_adapter(
         "image": (0.145, 0.62, 0.13, f"image tower\n{size(part('image'))}\n→ {shape('adapter in')}", False),
         "first": (0.315, 0.62, 0.135, layers[0][0], layers[0][1]),
         "relu": (0.475, 0.62, 0.06, "ReLU", False),
-        "second": (0.56, 0.62, 0.135, layers[1][0], layers[1][1]),
+        "second": (0.56, 0.62, 0.135, layers[1][0] + "\nReLU" * ("fc.3" in shapes), layers[1][1]),
         "sum": (0.735, 0.62, 0.11, "+ and to\nunit length\n(Eq. 6)", False),
         "words": (0.0, 0.05, 0.16, "\n".join(f"“{sentence}”" for sentence, _ in levels), False),
         "text": (0.2, 0.1, 0.13, f"text tower\n{size(part('text'))}\n→ {shape('text')}", False),

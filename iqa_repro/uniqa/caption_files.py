@@ -201,15 +201,14 @@ def write_captions(
 @contextmanager
 def _appending(path):
     with open(path, "ab") as file:
-        synced = time.monotonic()
+        synced = [time.monotonic()]
 
         def append(line):
-            nonlocal synced
             file.write(line)
             file.flush()
-            if time.monotonic() - synced >= SYNC_SECONDS:
+            if time.monotonic() - synced[0] >= SYNC_SECONDS:
                 os.fsync(file.fileno())
-                synced = time.monotonic()
+                synced[0] = time.monotonic()
 
         try:
             yield append
