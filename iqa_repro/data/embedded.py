@@ -121,8 +121,8 @@ STAND_INS |= {
 _META, _JUDGE = (tuple(p.name for p in PHOTOGRAPHS.values() if p.role == role) for role in ("meta", "judge"))
 _VOTED = "modelled votes"
 _SPLIT = (  # of the judging photographs, so that each part has several kinds of scene; our choice
-    ("fish", "china", "hopper", "room", "hubble", "grass", "retina"),
-    ("moon",),
+    ("fish", "china", "room", "hubble", "retina"),
+    ("hopper", "moon", "grass"),
     ("astronaut", "flower", "balls"),
 )
 _ENHANCED = (
