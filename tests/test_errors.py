@@ -107,7 +107,7 @@ def test_profile(tmp_path):
 
 
 def test_data_set():
-    refused(ValueError, lambda: load_dataset("livc"), "'livc', did you mean 'livec'? There are ['agiqa3k', ")
+    refused(ValueError, lambda: load_dataset("livc"), "'livc', did you mean 'livec'? There are ['aadb', ")
     refused(ValueError, lambda: load_dataset("embedded:zzz"), "unknown data set 'embedded:zzz'. There are [")
     refused(
         TypeError,
@@ -154,7 +154,9 @@ def test_clip():
 def test_run_experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "figures_root", lambda *_, **__: tmp_path / "figures")
     run = runs.run_experiment
-    refused(ValueError, lambda: run("uniqa/fig41"), "'uniqa/fig41', did you mean 'uniqa/fig14'? Known: [")
+    refused(
+        ValueError, lambda: run("beyond/leakge"), "'beyond/leakge', did you mean 'beyond/leakage'? Known: ["
+    )
     refused(ValueError, lambda: run("uniqa/fig14", "embeded"), "did you mean 'embedded'?")
     hint = "fig14.ipynb has no parameter 'alpa', did you mean 'alpha'? It declares ['alpha', 'beta', 'k',"
     refused(ValueError, lambda: run("uniqa/fig14", alpa=2), hint)
@@ -166,8 +168,8 @@ def test_run_experiment(tmp_path, monkeypatch):
 
 
 def test_command_line(capsys):
-    refused(SystemExit, lambda: runs.main(["uniqa/fig41"]), "2")
-    assert "there is no experiment ['uniqa/fig41']; known: [" in capsys.readouterr().err
+    refused(SystemExit, lambda: runs.main(["beyond/leakge"]), "2")
+    assert "there is no experiment ['beyond/leakge']; known: [" in capsys.readouterr().err
     assert runs.main(["uniqa/fig14", "--profile", "embeded"]) == 1
     assert "failed: uniqa/fig14: there is no profile 'embeded', did you mean" in capsys.readouterr().out
 
@@ -568,6 +570,7 @@ def test_more_shots_than_pictures(monkeypatch):
     table = pd.DataFrame({"image": [f"{i}.png" for i in range(10)], "mos": np.arange(10.0)})
     table["quality"] = table["mos"] / 9
     monkeypatch.setattr(tuning, "pictures_of", lambda *_: (table, torch.zeros(10, 3, 8, 8)))
+    monkeypatch.setattr(tuning, "table_of", lambda *_: table)
     recipe = get_recipe("paper")
     split = lambda shots: lambda: tuning.tuning_split(tuning.Tuning("livec", shots, 0), recipe)
     assert len(split(5)()[2]) == 2

@@ -338,6 +338,7 @@ def protocol_probes(recipe):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "pictures_of", lambda *_: toy_table())
+        patch.setattr(tuning, "table_of", lambda *_: toy_table()[0])
         types = {"tid2013": 24, "kadid10k": 25}
         patch.setattr(protocols, "pictures_of", lambda name, _: toy_table(50, types[name]))
         few, more, (*whole, test) = split(10), split(20), split(0.8)
@@ -393,6 +394,7 @@ def test_setting_changes_what_it_names_and_nothing_else(name, value):
 @pytest.mark.parametrize("name", ["split_by", "livec_training", "nested", "select"])
 def test_pictures_keep_their_labels(name, monkeypatch):
     monkeypatch.setattr(tuning, "pictures_of", lambda *_: toy_table())  # a picture's level is its label
+    monkeypatch.setattr(tuning, "table_of", lambda *_: toy_table()[0])
     for value in SETTINGS[name].metadata["values"]:
         recipe = get_recipe("paper", **{name: value})
         train, held, test, images = tuning.tuning_split(tuning.Tuning("toy", 10, 0), recipe)
