@@ -78,14 +78,14 @@ def prompt_groups(
 def adapter_settings(
     dataset: str,  # a key of DATASETS
     profile: str,  # name or file of a profile
-    smoke: bool = False,  # two epochs
+    smoke: bool = False,  # two epochs of one crop a picture
 ) -> AdapterSettings:
     "Rates and sizes of a data set (UniQA Table 9, App. B.2)"
     values = load_profile(profile).adapter.as_dict()
     values |= values.pop("by_dataset").get(dataset, {})
     known = ("epochs", "batch", "lr", "backbone_lr", "views", "check")
     return AdapterSettings(
-        **{key: values[key] for key in known} | ({"epochs": 2, "check": 2} if smoke else {})
+        **{key: values[key] for key in known} | ({"epochs": 2, "check": 2, "views": 1} if smoke else {})
     )
 
 # %% ../../nbs/4_study/15_adapting.ipynb #9ef98469
@@ -101,7 +101,7 @@ def start_model(
     task: Adapting,  # what is trained
 ) -> UniQA:  # untrained: it scores as zero-shot does
     "The model of a training before it begins (UniQA §4)"
-    crops = load_profile(task.diet.profile).adapter.test_crops
+    crops = 1 if task.diet.smoke else load_profile(task.diet.profile).adapter.test_crops
     draw = torch_generator(task.diet.seed + task.split, "adapter start")
     return build_uniqa(
         diet_clip(task.diet), prompt_groups(task.dataset, task.ensemble), task.recipe, draw, task.cue, crops
