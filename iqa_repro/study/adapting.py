@@ -24,7 +24,7 @@ from ..data.labelled import Labelled
 from ..data.naturalness import use_score
 from ..data.tables import quality_of
 from ..grmp.recipes import get_recipe
-from .protocols import correlations, pictures_of, table_of
+from .protocols import correlations, pictures_of, score_table, table_of
 from .tuning import Tuning, tuning_tables, worker_count
 from .unified import Diet, generated_captions, scored_comments, unified_backbone
 from ..uniqa.adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa
@@ -143,10 +143,8 @@ def adapted_model(
     rows = lambda part: torch.tensor([places[image] for image in part["image"]])
     scored = lambda part: use_score(part, task.score) if task.score else part
     labels = lambda part: torch.tensor(quality_of(scored(part)), dtype=torch.float32)
-    select = {"validation": "", "last": "+select=last", "test": "+select=test"}[
-        adapter_recipe(task.recipe).select
-    ]
-    train, held, test = tuning_tables(task.tuning, get_recipe(f"paper{select}"), task.official)
+    select = adapter_recipe(task.recipe).select
+    train, held, test = tuning_tables(task.tuning, get_recipe("paper", select=select), task.official)
     settings = adapter_settings(task.dataset, profile, task.diet.smoke)
     draw = torch_generator(task.diet.seed + task.split, "adapter", task.dataset, task.setting)
     watch = lambda m: sum(
@@ -155,9 +153,9 @@ def adapted_model(
     if task.unfrozen:
         images = pictures_of(task.dataset, profile)[1]
         pair = lambda part: None if part is None else Labelled(images[rows(part)], labels(part))
-        score = lambda m: _in_parts(m, images[rows(test)])
+        score = lambda m: score_table(m, images[rows(test)], batch=64)
         history = fit_unfrozen(
-            model, pair(train), settings, draw, pair(held), watch if "test" in select else None
+            model, pair(train), settings, draw, pair(held), watch if select == "test" else None
         )
     else:
         seen, judged = (
@@ -173,14 +171,9 @@ def adapted_model(
             settings,
             draw,
             choose,
-            watch if "test" in select else None,
+            watch if select == "test" else None,
         )
     return model.eval(), history, scored(test), score(model)
-
-
-def _in_parts(model, images):
-    with torch.no_grad():
-        return torch.cat([model(part).cpu() for part in images.split(64)])
 
 # %% ../../nbs/4_study/15_adapting.ipynb #2b26f4a4
 def adapted_rows(
@@ -196,10 +189,9 @@ def adapted_rows(
 
 
 def _key(task, method):
-    recipe = adapter_recipe(task.recipe)
     return {
         "dataset": task.dataset,
-        **task.tuning.row_key(method, recipe.name + " (leaky)" * (recipe.select == "test")),
+        **task.tuning.row_key(method, adapter_recipe(task.recipe).label),
         "setting": task.setting,
     }
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ..clip.backbone import Backbone, encode_images, encode_prompts
 from ..clip.features import CropSet
-from ..core.profiles import load_profile
 from ..data.images import read_image
 from ..data.tables import quality_of
 from .adapting import Adapting, set_features, start_model
@@ -98,9 +97,7 @@ def retrieval_rows(
     "The first k pictures of every query, with what people said and what can be measured (UniQA Figs. 4, 10–12)"
     dataset, diet, method, split, queries, k = job
     model, table = start_model(Adapting(dataset, diet=diet)), table_of(dataset, diet.profile)
-    features = set_features(
-        model, dataset, diet.profile, CropSet(load_profile(diet.profile).adapter.test_crops)
-    )
+    features = set_features(model, dataset, diet.profile, CropSet(model.crops))
     quality, rows = quality_of(table), []
     for query in queries:
         for place, (i, cosine) in enumerate(zip(*retrieve(model.clip, features, query, k), strict=True), 1):

@@ -15,7 +15,6 @@ from hashlib import sha256
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
 
 from ..clip.backbone import Backbone
@@ -105,7 +104,6 @@ def scored_comments(
     "Every comment with its aesthetics relevance s_A by CLIP_aes (UniQA Eq. 3)"
     table = captioned_pictures("comments", profile)
     comments = comments_of(table)
-    comments = comments[comments["image"].isin(table["image"])].reset_index(drop=True)
     aesthetic = Diet(("aesthetics",), seed=seed, profile=profile, smoke=smoke)
     words = sha256("\n".join(comments["caption"]).encode()).hexdigest()[:8]
     path = _diet_path(aesthetic).with_suffix(f".{words}.npy")
@@ -169,14 +167,7 @@ def _train_diet(clip, diet, path):
         captions, sizes = captions.groupby("kind").head(48), sizes | {"epochs": 1, "batch": 24}
     tables = [captioned_pictures(task, diet.profile) for task in diet.parts]
     paths = pd.unique(pd.concat([table["image"] for table in tables]))
-    images = torch.cat([load_images(table) for table in tables]) if all(map(_one_size, tables)) else None
-    if images is not None:
-        first = (
-            pd.Series(range(len(images)), index=pd.concat([t["image"] for t in tables]))
-            .groupby(level=0, sort=False)
-            .first()
-        )
-        images = images[first[paths].tolist()]
+    images = load_images(pd.DataFrame({"image": paths})) if all(map(_one_size, tables)) else None
     state = path.with_name(f"{path.stem}-unfinished.safetensors")  # a killed training goes on from here
     curve = pretrain(
         clip,
