@@ -7,7 +7,6 @@ __all__ = ['STAND_INS', 'BEST', 'CONTENT', 'NOISE', 'StandIn', 'expected_rating'
            'make_stand_in']
 
 # %% ../../nbs/1_data/09_embedded.ipynb #78e29bc6
-import shutil
 import tempfile
 from dataclasses import dataclass, fields
 from hashlib import sha256
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from ..core.paths import cache_root
 from ..core.resources import run_parallel
@@ -363,18 +363,14 @@ def make_stand_in(
         f"1 {_recipe(spec)} {seed} {plan.to_csv()}".encode()
     ).hexdigest()  # 1: version of the pixel recipe
     folder = cache_root() / "embedded" / f"{name}-{digest[:12]}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-        try:
-            jobs = [(row, spec, seed, str(fresh)) for row in plan.to_dict("records")]
-            list(run_parallel(_write_row, jobs, workers))
-            fresh.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first, with the same pictures
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # two processes that want the same one: the second waits
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as fresh:
+                (part := Path(fresh) / "pictures").mkdir()
+                jobs = [(row, spec, seed, str(part)) for row in plan.to_dict("records")]
+                list(run_parallel(_write_row, jobs, workers))
+                part.rename(folder)
     table = plan.drop(
         columns=["photograph", "cut", "steps"]
     )  # looks and faults stay: known truth, for checks only

@@ -7,7 +7,6 @@ __all__ = ['VARIANTS', 'backbone_of', 'table_of', 'pictures_of', 'code_digest', 
            'meta_settings', 'meta_tasks', 'meta_model', 'meta_curve', 'score_table', 'correlations', 'zero_shot_rows']
 
 # %% ../../nbs/4_study/06_protocols.ipynb #501ec5b5
-import os
 from dataclasses import fields
 from functools import lru_cache
 from hashlib import sha256
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from filelock import FileLock
+from joblib import cpu_count
 
 import iqa_repro
 from ..clip.backbone import Backbone, load_clip
@@ -54,7 +55,7 @@ def table_of(
     profile: str,  # name or file of a profile
 ) -> pd.DataFrame:  # picture table
     "A data set's table, without its pictures, read once a process (our choice)"
-    return load_dataset(dataset, profile=load_profile(profile), workers=os.cpu_count() or 1)
+    return load_dataset(dataset, profile=load_profile(profile), workers=cpu_count())
 
 
 @lru_cache(maxsize=8)
@@ -182,12 +183,14 @@ def meta_model(
     if VARIANTS[variant][0] is None:
         return model.requires_grad_(False)
     path = _meta_path(variant, profile, seed, model.recipe, smoke)
-    if path.exists():
-        again = load_model(path, backbone_of(profile)).requires_grad_(False)
-        again.recipe = model.recipe  # settings of tuning have no part in these weights
-        return again
-    _train_meta(model, variant, profile, seed, smoke, path)
-    return model
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # two processes that want the same one: the second waits
+        if not path.exists():
+            _train_meta(model, variant, profile, seed, smoke, path)
+            return model
+    again = load_model(path, backbone_of(profile)).requires_grad_(False)
+    again.recipe = model.recipe  # settings of tuning have no part in these weights
+    return again
 
 
 def _train_meta(model, variant, profile, seed, smoke, path):
@@ -196,7 +199,6 @@ def _train_meta(model, variant, profile, seed, smoke, path):
     tasks = meta_tasks(profile, model.recipe)
     train = encoder_parameters if variant == "meta, no prompt" else prompt_parameters
     draw = torch_generator(seed, "meta", variant)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if VARIANTS[variant][0] == "meta":
         kept = path.with_name(f"{path.stem}-unfinished.safetensors")  # a killed training goes on from here
         watch = None

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from joblib import Parallel, cpu_count, delayed
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
@@ -319,7 +320,7 @@ def run_experiment(
 def main(
     arguments: list[str] | None = None,  # None: those of the command line
 ) -> int:  # 0, or 1 when a notebook failed
-    "Run experiment notebooks, one line each (our choice)"
+    "Run experiment notebooks, several at a time, one line each (our choice)"
     known = list_experiments()
     parser = argparse.ArgumentParser(
         "python -m iqa_repro.study.runs", description="Run experiment notebooks."
@@ -330,21 +331,59 @@ def main(
     )
     parser.add_argument("--smoke", action="store_true", help="smallest counts, to see that it runs")
     parser.add_argument("--fresh", action="store_true", help="measure anew instead of resuming from rows.csv")
+    at_once = (
+        "notebooks at a time, which share the cores (default: one a core, at most 4; one in all on a GPU)"
+    )
+    parser.add_argument("--jobs", type=int, help=at_once)
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.name) - set(known)):
         parser.error(f"there is no experiment {unknown}; known: {known}")
-    names, failures = options.name or known, []
-    for i, name in enumerate(names, 1):
-        start, end = time.time(), ""
-        try:
-            run_experiment(name, options.profile, options.smoke, fresh=options.fresh)
-        except (RuntimeError, ValueError, FileNotFoundError) as error:
-            failures.append(f"{name}: {error}")
-            end = " FAILED"
-        tqdm.write(f"[{i}/{len(names)}] {name} … {time.time() - start:.0f} s{end}", file=sys.stdout)
+    if options.jobs is not None and options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    names = options.name or known
+    jobs = min(options.jobs or _default_jobs(options.profile), len(names))
+    share, failures = max(1, cpu_count() // jobs), []
+    if jobs > 1:
+        names = sorted(names, key=lambda name: -_last_cost(name, options.profile))
+        print(f"{len(names)} notebooks, {jobs} at a time, {share} core{'s' * (share > 1)} each", flush=True)
+    pool = Parallel(jobs, "loky", "generator_unordered", batch_size=1, inner_max_num_threads=share)
+    calls = (delayed(_attempt)(name, options, share if jobs > 1 else 0) for name in names)
+    done = pool(calls) if jobs > 1 else (_attempt(name, options, 0) for name in names)
+    for i, (name, seconds, failure) in enumerate(done, 1):
+        line = f"[{i}/{len(names)}] {name} … {seconds:.0f} s{' FAILED' * bool(failure)}"
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+        failures += [f"{name}: {failure}"] if failure else []
     for failure in failures:
         tqdm.write(f"failed: {failure}", file=sys.stdout)
     return int(bool(failures))
+
+
+def _attempt(name, options, share):
+    "Name, seconds and why it failed; `share` is what the notebook takes the number of cores for, 0: all"
+    start, failure = time.time(), ""
+    if share:
+        os.environ["LOKY_MAX_CPU_COUNT"] = str(share)  # what joblib.cpu_count says in the kernel
+    try:
+        run_experiment(name, options.profile, options.smoke, fresh=options.fresh, progress=not share)
+    except (RuntimeError, ValueError, FileNotFoundError) as error:
+        failure = str(error)
+    return name, time.time() - start, failure
+
+
+def _default_jobs(profile):
+    try:
+        return min(4, cpu_count()) if load_profile(profile).clip.device == "cpu" else 1
+    except (ValueError, FileNotFoundError):
+        return 1  # each notebook will say what is wrong with the profile
+
+
+def _last_cost(name, profile):  # seconds; what never ran begins
+    try:
+        record = figures_root(load_profile(profile).name) / name / "run.json"
+        return json.loads(record.read_text(encoding="utf-8"))["wall_s"]
+    except (OSError, ValueError, KeyError):
+        return float("inf")
 
 
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook

@@ -8,13 +8,13 @@ __all__ = ['Tuning', 'tuning_tables', 'tuning_split', 'tuning_settings', 'tuned_
 
 # %% ../../nbs/4_study/10_tuning.ipynb #425770e3
 import json
-import os
 from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 
 import pandas as pd
 import torch
+from joblib import cpu_count
 
 from ..clip.features import backbone_digest
 from ..core.paths import atomic_path, cache_root
@@ -262,7 +262,7 @@ def worker_count(
     items: Sized,  # what is to be done
 ) -> int:  # at least 1
     "One process a core, and no more than there are items (our choice)"
-    return max(1, min(len(items), os.cpu_count() or 1))
+    return max(1, min(len(items), cpu_count()))
 
 
 def run_tunings(
