@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['GENERATED', 'Adapting', 'prompt_groups', 'adapter_settings', 'diet_clip', 'start_model', 'set_features',
-           'adapted_model', 'adapted_rows', 'zero_shot_rows', 'prepare_diets', 'run_adaptings']
+           'adapted_models', 'adapted_model', 'adapted_rows', 'zero_shot_rows', 'prepare_diets', 'run_adaptings']
 
 # %% ../../nbs/4_study/15_adapting.ipynb #9c49449c
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -28,7 +28,7 @@ from .protocols import correlations, pictures_of, score_table, table_of
 from .tuning import Tuning, tuning_tables, worker_count
 from .unified import Diet, generated_captions, scored_comments, unified_backbone
 from ..uniqa.adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa
-from ..uniqa.fitting import AdapterSettings, fit_adapter, fit_unfrozen
+from ..uniqa.fitting import AdapterSettings, fit_adapters, fit_unfrozen
 
 # %% ../../nbs/4_study/15_adapting.ipynb #f12ca069
 @dataclass(frozen=True)
@@ -131,59 +131,94 @@ def _read_features(clip, written, dataset, profile, crops):
     )
 
 # %% ../../nbs/4_study/15_adapting.ipynb #4ec0cd25
+def adapted_models(
+    tasks: Sequence[Adapting],  # that differ in the split alone
+) -> list[
+    tuple[UniQA, pd.DataFrame, pd.DataFrame, Tensor]
+]:  # for each: model, history as of fit_adapter, test table, its scores
+    "Train the splits of one adapter side by side, and score their test parts (UniQA §4, §5.2)"
+    tasks = list(tasks)
+    if len({replace(task, split=0) for task in tasks}) != 1:
+        raise ValueError(f"tasks side by side may differ in nothing but the split, got {tasks}")
+    first, models, select = (
+        tasks[0],
+        [start_model(task) for task in tasks],
+        adapter_recipe(tasks[0].recipe).select,
+    )
+    table = table_of(first.dataset, first.diet.profile)
+    places = {image: i for i, image in enumerate(table["image"])}
+    rows = lambda part: torch.tensor([places[image] for image in part["image"]])
+    scored = lambda part: use_score(part, first.score) if first.score else part
+    labels = lambda part: torch.tensor(quality_of(scored(part)), dtype=torch.float32)
+    parts = [tuning_tables(task.tuning, get_recipe("paper", select=select), task.official) for task in tasks]
+    settings = adapter_settings(first.dataset, first.diet.profile, first.diet.smoke)
+    draws = [
+        torch_generator(task.diet.seed + task.split, "adapter", task.dataset, task.setting) for task in tasks
+    ]
+    if first.unfrozen:
+        images = pictures_of(first.dataset, first.diet.profile)[1]
+        score = lambda m, test: score_table(m, images[rows(test)], batch=64)
+    else:
+        seen, judged = (
+            set_features(models[0], first.dataset, first.diet.profile, crops)
+            for crops in (settings.crops, CropSet(models[0].crops))
+        )
+        score = lambda m, test: m.quality(judged[rows(test)].to(m.tokens.device)).detach().cpu()
+    watches = [
+        (lambda m, test=test: sum(correlations(score(m, test), scored(test)).values()))
+        if select == "test"  # leaky
+        else None
+        for *_, test in parts
+    ]
+    if first.unfrozen:
+        pair = lambda part: None if part is None else Labelled(images[rows(part)], labels(part))
+        histories = [
+            fit_unfrozen(model, pair(train), settings, draw, pair(held), watch)
+            for model, (train, held, _), draw, watch in zip(models, parts, draws, watches, strict=True)
+        ]
+    else:
+        histories, alike = [None] * len(tasks), {}
+        for i, (model, (train, *_)) in enumerate(zip(models, parts, strict=True)):
+            alike.setdefault((len(train), id(model.model)), []).append(i)
+        for some in alike.values():  # of equally many labels, on one backbone
+            pick = lambda values, some=some: [values[i] for i in some]
+            held = None if parts[0][1] is None else [rows(part[1]) for part in pick(parts)]
+            made = fit_adapters(
+                pick(models),
+                seen,
+                labels(table),
+                [rows(part[0]) for part in pick(parts)],
+                settings,
+                pick(draws),
+                judged,
+                held,
+                pick(watches),
+            )
+            for i, history in zip(some, made, strict=True):
+                histories[i] = history
+    return [
+        (model.eval(), history, scored(test), score(model, test))
+        for model, history, (*_, test) in zip(models, histories, parts, strict=True)
+    ]
+
+
 def adapted_model(
     task: Adapting,  # what is trained
 ) -> tuple[
     UniQA, pd.DataFrame, pd.DataFrame, Tensor
 ]:  # model, history as of fit_adapter, test table, its scores
     "Train one adapter, or adapter and backbone, and score the test part (UniQA §4, §5.2)"
-    profile, model = task.diet.profile, start_model(task)
-    table = table_of(task.dataset, profile)
-    places = {image: i for i, image in enumerate(table["image"])}
-    rows = lambda part: torch.tensor([places[image] for image in part["image"]])
-    scored = lambda part: use_score(part, task.score) if task.score else part
-    labels = lambda part: torch.tensor(quality_of(scored(part)), dtype=torch.float32)
-    select = adapter_recipe(task.recipe).select
-    train, held, test = tuning_tables(task.tuning, get_recipe("paper", select=select), task.official)
-    settings = adapter_settings(task.dataset, profile, task.diet.smoke)
-    draw = torch_generator(task.diet.seed + task.split, "adapter", task.dataset, task.setting)
-    watch = lambda m: sum(
-        correlations(score(m), scored(test)).values()
-    )  # read only under select="test" (leaky)
-    if task.unfrozen:
-        images = pictures_of(task.dataset, profile)[1]
-        pair = lambda part: None if part is None else Labelled(images[rows(part)], labels(part))
-        score = lambda m: score_table(m, images[rows(test)], batch=64)
-        history = fit_unfrozen(
-            model, pair(train), settings, draw, pair(held), watch if select == "test" else None
-        )
-    else:
-        seen, judged = (
-            set_features(model, task.dataset, profile, crops)
-            for crops in (settings.crops, CropSet(model.crops))
-        )
-        score = lambda m: m.quality(judged[rows(test)].to(m.tokens.device)).detach().cpu()
-        choose = None if held is None else (judged[rows(held)], labels(held))
-        history = fit_adapter(
-            model,
-            seen[rows(train)],
-            labels(train),
-            settings,
-            draw,
-            choose,
-            watch if select == "test" else None,
-        )
-    return model.eval(), history, scored(test), score(model)
+    return adapted_models([task])[0]
 
 # %% ../../nbs/4_study/15_adapting.ipynb #2b26f4a4
 def adapted_rows(
-    job: tuple[Adapting, str],  # what is trained, its name in the table
+    job: tuple[Sequence[Adapting], str],  # splits of one training, its name in the table
 ) -> list[dict]:  # rows for Run.append
-    "PLCC and SRCC of one training on the test part (contract 3)"
-    task, method = job
-    *_, test, scores = adapted_model(task)
+    "PLCC and SRCC on the test part of each split (contract 3)"
+    tasks, method = job
     return [
         {**_key(task, method), "metric": metric, "value": value}
+        for task, (*_, test, scores) in zip(tasks, adapted_models(tasks), strict=True)
         for metric, value in correlations(scores, test).items()
     ]
 
@@ -258,6 +293,10 @@ def run_adaptings(
         if not all(run.present(**_key(*job), metric=metric) for metric in ("plcc", "srcc"))
     ]
     prepare_diets(task.diet for task, _ in todo)
-    for rows in run_parallel(adapted_rows, todo, workers=worker_count(todo)):
+    groups = {}  # splits of a frozen backbone train side by side, others each in a process of its own
+    for task, method in todo:
+        groups.setdefault((task if task.unfrozen else replace(task, split=0), method), []).append(task)
+    some = [(tasks, method) for (_, method), tasks in groups.items()]
+    for rows in run_parallel(adapted_rows, some, workers=worker_count(some)):
         for row in rows:
             run.append(row)
