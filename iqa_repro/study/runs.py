@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -387,4 +388,5 @@ def _last_cost(name, profile):  # seconds; what never ran begins
 
 
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the notebooks too
     sys.exit(main())

@@ -69,15 +69,16 @@ def weigh_levels(
     cosines: Tensor,  # (b, k·m) similarities to m groups of k sentences, in [-1, 1]
     levels: Tensor,  # (k,) score of each level, worst first
     logit_scale: Tensor | float,  # 1/τ
-) -> Tensor:  # (b,) quality
+) -> Tensor:  # (b,) quality; with (s, b, k·m) and (s, k) that of s models, (s, b)
     "Mean level score under the softmax of the similarities, averaged over groups (UniQA Eqs. 7, 8)"
-    if cosines.shape[-1] % len(levels):
+    k = levels.shape[-1]
+    if cosines.shape[-1] % k:
         raise ValueError(
-            f"{cosines.shape[-1]} sentences are no groups of {len(levels)} levels; give the features of whole groups"
+            f"{cosines.shape[-1]} sentences are no groups of {k} levels; give the features of whole groups"
         )
-    if len(levels) == 1:
-        return ((1 + cosines) / 2 * levels).mean(-1)
-    return (logit_scale * cosines).unflatten(-1, (-1, len(levels))).softmax(-1).matmul(levels).mean(-1)
+    groups = cosines.unflatten(-1, (-1, k))
+    shares = (logit_scale * groups).softmax(-1) if k > 1 else (1 + groups) / 2
+    return (shares @ levels[..., None, :, None]).mean((-1, -2))
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #99109093
 @dataclass(frozen=True)
@@ -184,8 +185,34 @@ class MultiCueAdapter(nn.Module):
 
     def adapted(self, image_features: Tensor) -> Tensor:  # (b, d) unit length
         "Image features (b, d) of any length after the residual module (UniQA Eq. 6)"
-        x = F.normalize(image_features, dim=-1)
-        return x if self.fc is None else F.normalize(self.fc(x) + x, dim=-1)
+        return self._move(self.values(), image_features)
+
+    def values(self) -> dict[str, Tensor]:  # by the names of the state dict
+        "What a score depends on beside the features"
+        return dict(self.named_parameters()) | dict(self.named_buffers())
+
+    def score(
+        self,
+        values: dict[str, Tensor],  # as `values` returns them, or stacked: those of s adapters of this recipe
+        image_features: Tensor,  # (b, d), or (s, b, d) where values are stacked
+        text_features: Tensor,  # (k·m, d)
+        logit_scale: Tensor | float,  # 1/τ
+    ) -> Tensor:  # (b,) or (s, b)
+        "Quality under given values, for one adapter or several at once (UniQA Eqs. 6–8)"
+        cosines = self._move(values, image_features) @ F.normalize(text_features, dim=-1).T
+        return weigh_levels(cosines, values["score_level"], logit_scale)
+
+    def _move(self, values, x):  # Eq. 6
+        x = F.normalize(x, dim=-1)
+        if self.fc is None:
+            return x
+        first, second = (self._layer(values, name) for name in ("fc.0", "fc.2"))
+        moved = second(first(x).relu())
+        return F.normalize(x + (moved.relu() if self.recipe.last_relu else moved), dim=-1)
+
+    def _layer(self, values, name):
+        weight, bias = values[f"{name}.weight"].mT, values.get(f"{name}.bias")
+        return lambda x: x @ weight if bias is None else x @ weight + bias.unsqueeze(-2)
 
     def forward(
         self, image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float
@@ -196,8 +223,7 @@ class MultiCueAdapter(nn.Module):
             raise ValueError(
                 f"expected image features (b, {self.width}) and text features (n, {self.width}), got {got[0]} and {got[1]}"
             )
-        cosines = self.adapted(image_features) @ F.normalize(text_features, dim=-1).T
-        return weigh_levels(cosines, self.score_level, logit_scale)
+        return self.score(self.values(), image_features, text_features, logit_scale)
 
     @classmethod
     def from_released(cls, state_dict: dict[str, Tensor]) -> "MultiCueAdapter":  # recipe "released"
@@ -278,6 +304,10 @@ class UniQA(nn.Module):
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
+        some = max(1, 64 // self.crops) if self.tokens.device.type == "cpu" else max(1, len(images))
+        return torch.cat([self._score_pictures(part) for part in images.split(some)])
+
+    def _score_pictures(self, images):  # on a CPU few at a time, so that layers find their input in the cache
         views = test_crops(images, self.clip.image_size, self.crops).to(self.tokens.device)  # (b, n, 3, s, s)
         return self.quality(encode_images(self.clip, views.flatten(0, 1)).unflatten(0, views.shape[:2]))
 

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 
 from ..clip.backbone import encode_images
 from ..clip.features import CropSet, FeatureStore, picture_digest
@@ -66,11 +65,11 @@ class AdapterSettings:
         return CropSet(self.views, self.crop_seed)
 
 # %% ../../nbs/3_uniqa/07_fitting.ipynb #96f62321
-def _loop(models, groups, score, quality, settings, generators, look, put=lambda: None):
-    "Train the groups' tensors by `score(rows, views)`, (models, b) each; their best values are left in them"
+def _loop(models, groups, score, quality, settings, generators, look, put=None):
+    "Train the groups' tensors by `score(rows, views)`, (models, b) each; `put` brings stacked ones into the models"
     select, parameters = models[0].adapter.recipe.select, [p for group in groups for p in group["params"]]
     chosen, best, histories = [None] * len(models), np.full(len(models), np.inf), [[] for _ in models]
-    kept = [p.detach().clone() for p in parameters]
+    kept, stacked, put = [p.detach().clone() for p in parameters], put is not None, put or (lambda: None)
     optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer](groups, fused=True)
     schedule = (
         torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
@@ -94,7 +93,9 @@ def _loop(models, groups, score, quality, settings, generators, look, put=lambda
                         )
                     if value < best[i]:
                         best[i], chosen[i] = value, epoch
-                        _keep(parameters, kept, i, len(models))
+                        for p, value in zip(parameters, kept, strict=True):
+                            at = i if stacked else ...
+                            value[at] = p.detach()[at]
             if epoch < settings.epochs:
                 _epoch(score, quality, settings, generators, optimizer, epoch)
                 if schedule is not None:
@@ -118,12 +119,6 @@ def _loop(models, groups, score, quality, settings, generators, look, put=lambda
         pd.DataFrame(history).assign(chosen=lambda h, epoch=epoch: h["epoch"] == epoch, trained=trained)
         for history, epoch in zip(histories, chosen, strict=True)
     ]
-
-
-def _keep(parameters, kept, i, n):  # model i of n; one alone has no dimension for models
-    for p, value in zip(parameters, kept, strict=True):
-        source, target = (p.detach(), value) if n == 1 else (p.detach()[i], value[i])
-        target.copy_(source)
 
 
 def _epoch(score, quality, settings, generators, optimizer, epoch):
@@ -229,7 +224,7 @@ def _fit(models, features, quality, rows, settings, generators, choose, watches)
     def put():  # a look, and whoever uses a model afterwards, finds the values in it
         with torch.no_grad():
             for name, values in stacked.items():
-                for model, value in zip(models, values if len(models) > 1 else [values], strict=True):
+                for model, value in zip(models, values, strict=True):
                     model.adapter.get_parameter(name).copy_(value)
 
     def look():
@@ -246,12 +241,12 @@ def _fit(models, features, quality, rows, settings, generators, choose, watches)
 def _side_by_side(models):
     "Trained values of all adapters, stacked, and the function from (models, b, d) to (models, b) that they make"
     adapter, text, scale = models[0].adapter, models[0].text_features(), models[0].clip.temperature
-    one = lambda values, x: functional_call(adapter, values, (x, text, scale))
-    if len(models) == 1:
-        values = {name: p.detach().clone().requires_grad_() for name, p in adapter.named_parameters()}
-        return values, lambda x: one(values, x[0])[None]
-    values = stack_module_state([model.adapter for model in models])[0]
-    return values, lambda x: vmap(one)(values, x)
+    trained = [dict(model.adapter.named_parameters()) for model in models]
+    values = {
+        name: torch.stack([one[name] for one in trained]).detach().requires_grad_() for name in trained[0]
+    }
+    fixed = dict(adapter.named_buffers())
+    return values, lambda x: adapter.score(values | fixed, x, text, scale)
 
 
 def fit_adapter(
