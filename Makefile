@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 PROFILE ?= embedded
 LAB_ARGS ?=
+JOBS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -34,8 +35,8 @@ $(STAMP): settings.ini setup.py constraints.txt
 	then :; else echo "set-up: uv did not do it, now with pip"; $(PY) -m pip install -c constraints.txt -e '.[dev]'; fi; \
 	touch $@; echo "set-up: done in $$((SECONDS - start)) s"
 
-reproduce: $(STAMP) ## run every experiment notebook (PROFILE=embedded) and leave its tables and figures
-	@start=$$SECONDS; status=0; $(PY) -m iqa_repro.study.runs --fresh --profile $(PROFILE) || status=$$?; \
+reproduce: $(STAMP) ## run every experiment notebook (PROFILE=embedded, JOBS=notebooks at a time) and leave its tables and figures
+	@start=$$SECONDS; status=0; $(PY) -m iqa_repro.study.runs --fresh --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS)) || status=$$?; \
 	find $(FIGURES) '(' -name table.csv -o -name figure.png ')' | sort | sed 's/^/  /' || true; \
 	echo "make reproduce: $$((SECONDS - start)) s, exit status $$status; tables and figures as listed, in $(FIGURES)/"; \
 	exit $$status

@@ -132,6 +132,7 @@ def build_variant(
     profile: str,  # name or file of a profile
     seed: int,  # of the prompts' random start
     recipe: str = "paper",  # a key of grmp.recipes.RECIPES, changes included
+    clip: Backbone | None = None,  # shared; None: the profile's own
 ) -> GRMPIQA:  # untrained, evaluation mode
     "The model of one row of Table 4 or 5 before any training (GRMP-IQA §4.6)"
     if variant not in VARIANTS:
@@ -139,7 +140,8 @@ def build_variant(
     _, text, visual = VARIANTS[variant]
     sizes, draw = load_profile(profile).prompts, lambda part: torch_generator(seed, "prompt", part)
     counts = (sizes.n_context if text else 0, sizes.visual_tokens if visual else 0)
-    return build_model(backbone_of(profile), recipe_of(recipe, profile), *counts, sizes.test_crops, draw)
+    clip = backbone_of(profile) if clip is None else clip
+    return build_model(clip, recipe_of(recipe, profile), *counts, sizes.test_crops, draw)
 
 # %% ../../nbs/4_study/06_protocols.ipynb #6c4248e2
 def meta_settings(
@@ -177,18 +179,20 @@ def meta_model(
     seed: int,  # of prompts, tasks, samples and crops
     recipe: str = "paper",  # a key of grmp.recipes.RECIPES, changes included
     smoke: bool = False,  # one short epoch
+    clip: Backbone | None = None,  # shared; None: the profile's own
 ) -> GRMPIQA:  # evaluation mode, frozen
     "A variant after its training on KADID-10k and TID2013; trained at most once (GRMP-IQA §3.3)"
-    model = build_variant(variant, profile, seed, recipe)
+    clip = backbone_of(profile) if clip is None else clip
+    model = build_variant(variant, profile, seed, recipe, clip)
     if VARIANTS[variant][0] is None:
         return model.requires_grad_(False)
-    path = _meta_path(variant, profile, seed, model.recipe, smoke)
+    path = _meta_path(variant, profile, seed, model.recipe, smoke, clip)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):  # two processes that want the same one: the second waits
         if not path.exists():
             _train_meta(model, variant, profile, seed, smoke, path)
             return model
-    again = load_model(path, backbone_of(profile)).requires_grad_(False)
+    again = load_model(path, clip).requires_grad_(False)
     again.recipe = model.recipe  # settings of tuning have no part in these weights
     return again
 
@@ -230,11 +234,13 @@ def meta_curve(
     "The learning curve of `meta_model` (GRMP-IQA §3.3)"
     meta_model(variant, profile, seed, recipe, smoke)
     return pd.read_csv(
-        _meta_path(variant, profile, seed, recipe_of(recipe, profile), smoke).with_suffix(".csv")
+        _meta_path(
+            variant, profile, seed, recipe_of(recipe, profile), smoke, backbone_of(profile)
+        ).with_suffix(".csv")
     )
 
 
-def _meta_path(variant, profile, seed, recipe, smoke):
+def _meta_path(variant, profile, seed, recipe, smoke, clip):
     loaded = load_profile(profile)
     choices = {
         f.name: getattr(recipe, f.name)
@@ -250,7 +256,7 @@ def _meta_path(variant, profile, seed, recipe, smoke):
         smoke,
     ]
     story += [
-        backbone_digest(backbone_of(profile)),
+        backbone_digest(clip),
         code_digest(),
         *(table_digest(table_of(name, profile)) for name in ("tid2013", "kadid10k")),
     ]

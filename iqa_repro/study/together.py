@@ -8,34 +8,24 @@ __all__ = ['TRAININGS', 'Together', 'prompted_model', 'PromptedUniQA', 'fit_prom
 
 # %% ../../nbs/4_study/20_together.ipynb #594c5ef1
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from ..clip.features import CropSet, backbone_digest
-from ..core.paths import cache_root
-from ..core.profiles import load_profile
+from ..clip.features import CropSet
 from ..core.resources import run_parallel
 from ..core.seeds import torch_generator
 from ..data.crops import test_crops
-from ..data.tables import table_digest
 from ..grmp.finetune import finetune
-from ..grmp.meta import meta_pretrain, prompt_parameters
-from ..grmp.model import GRMPIQA, build_model, load_model, save_model
+from ..grmp.model import GRMPIQA
 from ..grmp.recipes import get_recipe
 from .adapting import adapter_settings, diet_clip, prepare_diets
 from iqa_repro.study.protocols import (
-    code_digest,
     correlations,
     meta_model,
-    meta_settings,
-    meta_tasks,
     score_table,
-    table_of,
 )
 from .tuning import Tuning, tuning_settings, tuning_split, worker_count
 from .unified import Diet
@@ -87,54 +77,7 @@ def prompted_model(
 ) -> GRMPIQA:  # evaluation mode, frozen
     "GRMP-IQA's prompts on a diet's CLIP, meta-trained at most once (GRMP-IQA §3.3; UniQA §3.4)"
     start = "GRMP-IQA" if learned else "no pre-training"
-    if not diet.parts:
-        return meta_model(start, diet.profile, diet.seed, smoke=diet.smoke)
-    clip, sizes = diet_clip(diet), load_profile(diet.profile).prompts
-    draw = lambda part: torch_generator(diet.seed, "prompt", part)  # as build_variant draws them
-    model = build_model(
-        clip, get_recipe("paper"), sizes.n_context, sizes.visual_tokens, sizes.test_crops, draw
-    )
-    if not learned:
-        return model.requires_grad_(False)
-    path = _prompt_path(diet)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # two processes that want the same one: the second waits
-        if not path.exists():
-            _train_prompts(model, diet, path)
-    return load_model(path, clip).requires_grad_(False)
-
-
-def _train_prompts(model, diet, path):
-    tasks = meta_tasks(diet.profile, model.recipe)
-    tasks = tasks[:: len(tasks) // 4] if diet.smoke else tasks
-    settings = meta_settings(load_profile(diet.profile), "GRMP-IQA", diet.smoke, model.recipe)
-    unfinished = path.with_name(f"{path.stem}-unfinished.safetensors")  # a killed training goes on from here
-    curve = meta_pretrain(
-        model,
-        tasks,
-        settings,
-        torch_generator(diet.seed, "meta", "GRMP-IQA"),
-        prompt_parameters,
-        None,
-        unfinished,
-    )
-    unfinished.unlink(missing_ok=True)
-    curve.to_csv(path.with_suffix(".csv"), index=False)
-    save_model(model, path, **asdict(diet))
-
-
-def _prompt_path(diet):
-    loaded = load_profile(diet.profile)
-    story = [
-        loaded.prompts.as_dict(),
-        loaded.meta.as_dict(),
-        diet.seed,
-        diet.smoke,
-        backbone_digest(diet_clip(diet)),
-        code_digest(),
-    ]
-    story += [table_digest(table_of(name, diet.profile)) for name in ("tid2013", "kadid10k")]
-    return cache_root() / "meta" / f"together-{sha256(repr(story).encode()).hexdigest()[:16]}.safetensors"
+    return meta_model(start, diet.profile, diet.seed, smoke=diet.smoke, clip=diet_clip(diet))
 
 # %% ../../nbs/4_study/20_together.ipynb #7a4133e7
 class PromptedUniQA(UniQA):

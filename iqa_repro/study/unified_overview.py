@@ -104,6 +104,10 @@ def unified_shapes(
     with torch.no_grad():
         score = model(torch.full((1, 3, side, side), 0.5, device=model.tokens.device))
         words = model.text_features()
+        if (
+            model.adapter.fc is not None
+        ):  # scores are computed with its values; here its layers show their shapes
+            model.adapter.fc(torch.zeros(seen["adapter in"], device=model.tokens.device))
     for handle in handles:
         handle.remove()
     return seen | {
