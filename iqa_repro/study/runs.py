@@ -346,7 +346,8 @@ def main(
     share, failures = max(1, cpu_count() // jobs), []
     if jobs > 1:
         names = sorted(names, key=lambda name: -_last_cost(name, options.profile))
-        print(f"{len(names)} notebooks, {jobs} at a time, {share} core{'s' * (share > 1)} each", flush=True)
+        said = f"{len(names)} notebooks, {jobs} at a time, {share} core{'s' * (share > 1)} each"
+        tqdm.write(said, file=sys.stdout)
     pool = Parallel(jobs, "loky", "generator_unordered", batch_size=1, inner_max_num_threads=share)
     calls = (delayed(_attempt)(name, options, share if jobs > 1 else 0) for name in names)
     done = pool(calls) if jobs > 1 else (_attempt(name, options, 0) for name in names)
