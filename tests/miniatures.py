@@ -49,7 +49,10 @@ def write_pictures(root: Path, names) -> None:
             path.write_bytes(_bytes(suffix))
             last[suffix] = (path, 1)
         else:
-            os.link(source, path)
+            try:
+                os.link(source, path)
+            except OSError:  # a file system without hard links
+                path.write_bytes(_bytes(suffix))
             last[suffix] = (source, links + 1)
 
 
