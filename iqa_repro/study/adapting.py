@@ -155,15 +155,6 @@ def adapted_models(
     draws = [
         torch_generator(task.diet.seed + task.split, "adapter", task.dataset, task.setting) for task in tasks
     ]
-    if first.unfrozen:
-        images = pictures_of(first.dataset, first.diet.profile)[1]
-        score = lambda m, test: score_table(m, images[rows(test)], batch=64)
-    else:
-        seen, judged = (
-            set_features(models[0], first.dataset, first.diet.profile, crops)
-            for crops in (settings.crops, CropSet(models[0].crops))
-        )
-        score = lambda m, test: m.quality(judged[rows(test)].to(m.tokens.device)).detach().cpu()
     watches = [
         (lambda m, test=test: sum(correlations(score(m, test), scored(test)).values()))
         if select == "test"  # leaky
@@ -171,12 +162,19 @@ def adapted_models(
         for *_, test in parts
     ]
     if first.unfrozen:
+        images = pictures_of(first.dataset, first.diet.profile)[1]
+        score = lambda m, test: score_table(m, images[rows(test)], batch=64)
         pair = lambda part: None if part is None else Labelled(images[rows(part)], labels(part))
         histories = [
             fit_unfrozen(model, pair(train), settings, draw, pair(held), watch)
             for model, (train, held, _), draw, watch in zip(models, parts, draws, watches, strict=True)
         ]
     else:
+        seen, judged = (
+            set_features(models[0], first.dataset, first.diet.profile, crops)
+            for crops in (settings.crops, CropSet(models[0].crops))
+        )
+        score = lambda m, test: m.quality(judged[rows(test)].to(m.tokens.device)).detach().cpu()
         histories, alike = [None] * len(tasks), {}
         for i, (model, (train, *_)) in enumerate(zip(models, parts, strict=True)):
             alike.setdefault((len(train), id(model.model)), []).append(i)
