@@ -22,6 +22,7 @@ setup(
     packages=find_packages(include=["iqa_repro", "iqa_repro.*"]),
     package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv"]},
     install_requires=facts["requirements"].split(),
+    entry_points={"console_scripts": facts["console_scripts"].split()},
     extras_require={
         "caption": facts["caption_requirements"].split(),  # a captioner on this machine
         "dev": facts["dev_requirements"].split(),

@@ -19,6 +19,7 @@ from .zero_shot import FrozenCLIP
 from ..clip.backbone import Backbone
 from ..clip.text_prompt import QUALITY_WORDS, TextPrompt
 from ..data.labelled import Labelled
+from ..data.pictures import map_pictures
 
 # %% ../../nbs/3_baselines/01_coop.ipynb #d7fc9161
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class CoOp(FrozenCLIP):
         "Learn the context from its present values on (CoOp §3.2; GRMP-IQA Eq. 3)"
         features = self.training_features(train.images, settings.views, generator)  # (n, v, d)
         with torch.no_grad():
-            held = None if validation is None else self.image_features(validation.images)
+            held = None if validation is None else map_pictures(self.image_features, validation.images)
         context, history, best = self.prompt.context, [], (np.inf, 0, None)
         optimizer = torch.optim.SGD(
             [context], settings.lr, settings.momentum, weight_decay=settings.weight_decay

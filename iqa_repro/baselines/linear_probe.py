@@ -16,6 +16,7 @@ from torch import Tensor
 from .zero_shot import FrozenCLIP
 from ..clip.backbone import Backbone
 from ..data.labelled import Labelled
+from ..data.pictures import map_pictures
 
 # %% ../../nbs/3_baselines/02_linear_probe.ipynb #092f4eef
 STRENGTHS = tuple(np.logspace(-4, 3, 15).tolist())  # our choice: from nearly free to nearly constant
@@ -60,7 +61,9 @@ class LinearProbe(FrozenCLIP):
         labels = train.quality.double().cpu().numpy().repeat(self.views)
         with torch.no_grad():
             held = (
-                None if validation is None else self.image_features(validation.images).double().cpu().numpy()
+                None
+                if validation is None
+                else map_pictures(self.image_features, validation.images).double().cpu().numpy()
             )
         history, maps = [], {}
         for strength in STRENGTHS:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..clip.backbone import Backbone, encode_images, encode_prompts, pool_image, run_image_blocks
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import fit_crop, test_crops, train_crops
+from ..data.pictures import PictureFiles
 
 # %% ../../nbs/3_baselines/00_zero_shot.ipynb #67920b3e
 class FrozenCLIP(nn.Module):
@@ -42,7 +43,7 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def training_features(
-        self, images: Tensor, views: int, generator: torch.Generator
+        self, images: Tensor | PictureFiles, views: int, generator: torch.Generator
     ) -> Tensor:  # (n, views, d)
         "Unit-length features of random crops, without gradient (our choice: CoOp resizes its crops, which changes quality)"
         crops = train_crops(images, self.clip.image_size, views, generator).flatten(0, 1)

@@ -19,6 +19,7 @@ from ..core.paths import data_root
 from ..core.profiles import Profile
 from .authentic_sets import read_flive, read_koniq10k, read_livec, read_spaq
 from .embedded import STAND_INS, make_stand_in
+from .folders import scores_differ
 from iqa_repro.data.generated_and_aesthetic_sets import (
     read_aadb,
     read_agin,
@@ -28,7 +29,9 @@ from iqa_repro.data.generated_and_aesthetic_sets import (
     read_waterloo,
 )
 from .images import read_image
+from .own_tables import read_meta_csv, read_own
 from .reference_sets import read_csiq, read_kadid10k, read_live, read_pipal, read_tid2013
+from .tables import TableFacts
 
 # %% ../../nbs/1_data/10_catalog.ipynb #23c9d555
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class DatasetFacts:
     low: float | None  # lowest and …
     high: float | None  # … highest score of the scale, None where the set has no ratings or none was found
     higher_is_better: bool  # False for DMOS
-    available: bool  # whether there is a reader (ECIQAD's layout was not found)
+    available: bool  # whether the authors' own files can be read (ECIQAD's layout was not found: own CSV)
     home: str = ""  # page of the authors, empty where none was found
     terms: str = ""  # what they say of its use; "not stated" where nothing was found
     archives: tuple[str, ...] = ()  # files that it comes in, with sizes where they are known
@@ -193,15 +196,18 @@ READERS = {  # folder and options of a set -> its table
     "ava": read_ava,
     "aadb": read_aadb,
     "waterloo": read_waterloo,
+    "eciqad": read_own,  # a CSV with image,mos: nothing is known of the authors' layout
 }
 
 
 def load_dataset(
     name: str,  # a key of DATASETS; without "embedded:" the profile decides
-    root: str | Path | None = None,  # folder of a real data set; None: its folder under `data_root()`
+    root: str
+    | Path
+    | None = None,  # folder of a real data set (ECIQAD: or its CSV); None: its folder under `data_root()`
     profile: Profile | None = None,  # its [data] source "embedded" turns livec into embedded:livec
     workers: int = 1,  # processes that make a stand-in's pictures on first use
-    **options,  # of the set's reader: strict, and scores or size where there are several
+    **options,  # of the set's reader: strict, scores, size, part, patches …; or labels="meta_info_….csv", a list of pyiqa's
 ) -> pd.DataFrame:  # picture table
     "A data set as picture table (contract 1)"
     if not isinstance(name, str):
@@ -210,27 +216,32 @@ def load_dataset(
     if plain not in _FACTS:
         near = difflib.get_close_matches(plain, _FACTS, n=1)
         hint = f", did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown data set {name!r}{hint} There are {sorted(DATASETS)}.")
+        raise ValueError(
+            f"unknown data set {name!r}{hint} There are {sorted(DATASETS)}. A CSV of your own is read with "
+            "iqa_repro.data.own_tables.read_own(path, low=…, high=…)"
+        )
     if name != plain or (profile is not None and profile.data.source == "embedded"):
         if options or root is not None:
             raise ValueError(
                 f"the stand-in of {DATASETS[plain].title} takes no root or options, got {root!r} and {options}"
             )
         return make_stand_in(plain, workers=workers)
-    if plain not in READERS:
-        raise ValueError(
-            f"how {DATASETS[plain].title} lies on disk is not published where we looked; write a CSV with the columns image,mos and read it with "
-            "iqa_repro.data.tables.read_table(path, facts=TableFacts(low=…, high=…))"
-        )
     folder = data_root() / plain.removesuffix("_captions") if root is None else Path(root).expanduser()
-    if not folder.is_dir():
+    if not folder.is_dir() and not (plain == "eciqad" and folder.is_file()):
+        own = (
+            " Nothing is known of its layout: write a CSV image,mos beside its pictures."
+            if plain == "eciqad"
+            else ""
+        )
         raise FileNotFoundError(
-            f"{DATASETS[plain].title} is not in {folder}; put it there, or name its folder: load_dataset({plain!r}, root=…). "
+            f"{DATASETS[plain].title} is not in {folder}; put it there, or name its folder: load_dataset({plain!r}, root=…).{own} "
             f"'embedded:{plain}' is a stand-in that needs no download"
         )
+    if options.get("labels") is not None:
+        return read_meta_csv(plain, folder, **options)
     return READERS[plain](folder, **options)
 
-# %% ../../nbs/1_data/10_catalog.ipynb #32912c57
+# %% ../../nbs/1_data/10_catalog.ipynb #e052776f
 def check_datasets(
     root: str
     | Path
@@ -253,13 +264,22 @@ def check_datasets(
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 try:
-                    row |= {"rows": len(load_dataset(name, root / name)), "state": "complete", "says": ""}
+                    table = load_dataset(name, root / name)
+                    row |= {"rows": len(table), "state": "complete", "says": _unchecked(table)}
                     if told:
                         row |= {"state": "other version", "says": str(told[0].message)}
                 except (FileNotFoundError, ValueError) as error:
                     row |= {"state": "incomplete", "says": str(error)}
         found.append(row)
     return pd.DataFrame(found).set_index("dataset")
+
+
+def _unchecked(table):
+    "What a complete set's row still has to say"
+    if "mos" not in table:
+        return "has no scores"
+    known = scores_differ(table, TableFacts(**table.attrs["facts"]))
+    return "scores not checked: no published values to compare with" if known is None else ""
 
 # %% ../../nbs/1_data/10_catalog.ipynb #9582b150
 def load_images(

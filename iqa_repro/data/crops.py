@@ -7,6 +7,7 @@ __all__ = ['fit_crop', 'crop_corners', 'test_crops', 'train_crops', 'train_crop'
 
 # %% ../../nbs/1_data/02_crops.ipynb #107ef557
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ test_crops.__test__ = False  # the name is no test of pytest's
 
 # %% ../../nbs/1_data/02_crops.ipynb #e3af282e
 def train_crops(
-    images: Tensor,  # (b, 3, h, w) float in [0, 1]
+    images: Tensor | Sequence[Tensor],  # (b, 3, h, w) float in [0, 1], or b pictures (3, h, w) of any sizes
     size: int,  # side of the crops, pixels
     n: int,  # crops a picture
     generator: torch.Generator,  # on the CPU; moves on with each call
@@ -83,6 +84,8 @@ def train_crops(
         )
     if n < 1:
         raise ValueError(f"at least 1 crop is needed, got {n}")
+    if not isinstance(images, Tensor):
+        return torch.cat([train_crops(image[None], size, n, generator, flip) for image in images])
     images = fit_crop(check_images(images), size)
     ends = (images.shape[-2] - size + 1, images.shape[-1] - size + 1, 2)  # tops, lefts, heads or tails
     draws = [torch.randint(end, (len(images), n), generator=generator).tolist() for end in ends]

@@ -6,7 +6,9 @@
 __all__ = ['PLAIN_MODES', 'DEEP_FORMATS', 'rgb_of', 'read_image', 'check_images', 'resize', 'write_image']
 
 # %% ../../nbs/1_data/01_images.ipynb #5d797e0e
+import io
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -51,18 +53,14 @@ def rgb_of(
 # %% ../../nbs/1_data/01_images.ipynb #112f5fa7
 def read_image(
     path: str | Path,  # picture file of any kind that PIL opens
+    truncated: bool = False,  # whether a JPEG file that was cut short is read as far as it goes, with a warning
 ) -> Tensor:  # (3, h, w) float32 in [0, 1], RGB
     "Read a picture file as RGB, upright (our choice)"
     if not Path(path).is_file():
         raise FileNotFoundError(f"no picture at {path}; is the table's root right?")
     try:
         with Image.open(path) as file:
-            if file.width * file.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(
-                    f"{file.width}×{file.height} pixels are over the limit of {Image.MAX_IMAGE_PIXELS}; make it smaller"
-                )
-            file.load()
-            pixels = rgb_of(file)
+            pixels = _pixels(file, path, truncated)
     except UnidentifiedImageError as error:
         size = Path(path).stat().st_size
         raise ValueError(
@@ -73,6 +71,25 @@ def read_image(
             f"{path} cannot be read as a picture: {error}. Replace it or drop its row."
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _pixels(file, path, truncated):
+    if file.width * file.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(
+            f"{file.width}×{file.height} pixels are over the limit of {Image.MAX_IMAGE_PIXELS}; make it smaller"
+        )
+    try:
+        file.load()
+    except OSError as error:
+        if not truncated or file.format != "JPEG" or "truncated" not in str(error):
+            raise
+        warnings.warn(f"{path} is cut short; what is missing is grey", stacklevel=3)
+        with Image.open(io.BytesIO(Path(path).read_bytes() + _JPEG_END)) as ended:
+            return rgb_of(ended)
+    return rgb_of(file)
+
+
+_JPEG_END = b"\xff\xd9"  # the mark that says "end of image" (ITU-T T.81, table B.1)
 
 # %% ../../nbs/1_data/01_images.ipynb #cb6f023c
 def check_images(

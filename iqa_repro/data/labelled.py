@@ -10,24 +10,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .pictures import PictureFiles
+
 # %% ../../nbs/1_data/11_labelled.ipynb #3d6372a7
 @dataclass(frozen=True)
 class Labelled:
     "Pictures with their labels, checked once (our choice)"
 
-    images: Tensor  # (n, 3, h, w) in [0, 1]
+    images: Tensor | PictureFiles  # (n, 3, h, w) in [0, 1], or n files
     quality: Tensor  # (n,) in [0, 1], scaled by the data set's range
 
     def __post_init__(self):
-        if self.images.dim() != 4 or self.quality.shape != self.images.shape[:1]:
-            raise ValueError(
-                f"expected (n, 3, h, w) and (n,), got {tuple(self.images.shape)} and {tuple(self.quality.shape)}"
-            )
+        files = isinstance(self.images, PictureFiles)
+        shape = (len(self.images), 3, "h", "w") if files else tuple(self.images.shape)
+        if len(shape) != 4 or tuple(self.quality.shape) != shape[:1]:
+            raise ValueError(f"expected (n, 3, h, w) and (n,), got {shape} and {tuple(self.quality.shape)}")
         if not len(self.images) or not self.quality.is_floating_point():
             raise ValueError(
                 f"expected at least one picture and float labels, got {len(self.images)} and {self.quality.dtype}"
             )
-        if not bool(((self.images >= 0) & (self.images <= 1)).all()):  # also false for NaN
+        if not files and not bool(((self.images >= 0) & (self.images <= 1)).all()):  # also false for NaN
             low, high = self.images.min().item(), self.images.max().item()
             raise ValueError(f"pictures must lie in [0, 1], got {low:g} … {high:g}; divide bytes by 255")
         if not bool(((self.quality >= 0) & (self.quality <= 1)).all()):  # also false for NaN

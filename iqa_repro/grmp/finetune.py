@@ -6,6 +6,7 @@
 __all__ = ['scene_prompts', 'StepResult', 'step_gradients', 'FinetuneSettings', 'recipe_settings', 'finetune']
 
 # %% ../../nbs/3_grmp/05_finetune.ipynb #bd8a69cb
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from ..clip.partial import finish_image, finish_text, text_states
 from ..data.crops import fit_crop
 from ..data.labelled import Labelled
 from ..data.photographs import SCENES
+from ..data.pictures import PictureFiles, map_pictures, read_ahead
 from iqa_repro.grmp.model import (
     GRMPIQA,
     lower_tokens,
@@ -140,16 +142,21 @@ class _Crops:
     def __init__(self, model, train, settings, generator, teacher):
         self.model, self.settings, self.recipe, self.generator = model, settings, model.recipe, generator
         self.size, self.device = model.clip.image_size, model.text.context.device
-        self.images = fit_crop(squeeze_pictures(train.images, self.size, self.recipe, "tune"), self.size)
+        self.files = isinstance(
+            train.images, PictureFiles
+        )  # they are read, and made to fit, when they are cropped
+        self.images = train.images if self.files else self.fit(train.images)
         low, high = train.quality.aminmax()
         stretch = self.recipe.tune_labels == "sample" and high > low  # D11
         self.quality = ((train.quality - low) / (high - low) if stretch else train.quality).to(self.device)
-        ends = [self.images.shape[-2] - self.size + 1, self.images.shape[-1] - self.size + 1, 2]
-        shape = (len(self.images), settings.views)
-        draw = self.draw(0)
-        self.places = torch.stack(
-            [torch.randint(end, shape, generator=draw) for end in ends], -1
-        )  # top, left, mirrored
+        shape, draw = (len(self.images), settings.views), self.draw(0)
+        if self.files:  # shares of the room that a crop has: sizes are not known yet
+            self.places = torch.rand(*shape, 3, generator=draw, dtype=torch.float64)
+        else:
+            ends = self.ends(self.images)
+            self.places = torch.stack(
+                [torch.randint(end, shape, generator=draw) for end in ends], -1
+            )  # top, left, mirrored
         self.teacher = with_pixels(teacher, self.recipe) if teacher is not None else None
         self.scenes = tokenize(self.teacher, scene_prompts(self.recipe)) if teacher is not None else None
         if self.scenes is not None:
@@ -167,7 +174,10 @@ class _Crops:
         if self.fixed and small:
             pairs = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))
             still = not self.recipe.prompt_dropout  # dropout gives another state in each step
-            parts = (self.cut(*part.T) for part in pairs.split(64))
+            some = (
+                max(1, 64 // shape[1]) * shape[1] if self.files else 64
+            )  # all crops of a file at one reading
+            parts = (self.cut(*part.T) for part in pairs.split(some))
             answers = [(self.lower(crops) if still else None, self.answer(crops)) for crops in parts]
             if still:
                 self.kept = torch.cat([a for a, _ in answers]).unflatten(0, shape)
@@ -177,25 +187,54 @@ class _Crops:
         "The generator that a step draws from"
         return self.generator if self.recipe.stream == "run" else torch.Generator().manual_seed(step)
 
+    def fit(self, images):
+        return fit_crop(squeeze_pictures(images, self.size, self.recipe, "tune"), self.size)
+
+    def ends(self, image):  # how many tops, lefts and mirrorings there are
+        return [image.shape[-2] - self.size + 1, image.shape[-1] - self.size + 1, 2]
+
     def cut(self, rows, views):
-        "The fixed crops of some pictures"
-        crops = []
-        for row, (top, left, mirrored) in zip(rows.tolist(), self.places[rows, views].tolist(), strict=True):
-            crop = self.images[row, :, top : top + self.size, left : left + self.size]
-            crops.append(crop.flip(-1) if mirrored else crop)
+        "The fixed crops of some pictures; each of them is read once"
+        crops, once = [None] * len(rows), rows.unique()
+        for row, image in zip(once.tolist(), self.images[once], strict=True):
+            image = self.fit(image[None])[0] if self.files else image
+            for i in (rows == row).nonzero().flatten().tolist():
+                place = self.places[row, views[i]].tolist()
+                if self.files:
+                    place = [int(share * end) for share, end in zip(place, self.ends(image), strict=True)]
+                top, left, mirrored = place
+                crop = image[:, top : top + self.size, left : left + self.size]
+                crops[i] = crop.flip(-1) if mirrored else crop
         return torch.stack(crops).to(self.device)
+
+    def cut_ahead(self, batches):
+        "Crops of each batch, of files while the batch before is learned from; None where `batch` sees to it itself"
+        if not (self.files and self.fixed) or len(self.kept):
+            return itertools.repeat(None)
+        return read_ahead(lambda pairs: self.cut(*pairs.T), batches, workers=1)
 
     def cut_alike(self, rows, step):
         "One offset for all of them, mirrored when it lies in the left half (D12)"
+        images = self.alike(rows) if self.files else self.images[rows]
         ends = [
-            max(side - self.size, 1) for side in self.images.shape[-2:]
+            max(side - self.size, 1) for side in images.shape[-2:]
         ]  # released code: 0 … 19 of 244 - 224, never the last
         draw = (
             torch.Generator().manual_seed(0) if step is None else self.draw(step)
         )  # a look must not move the stream
         top, left = [int(torch.randint(end, (), generator=draw)) for end in ends]
-        crops = self.images[rows, :, top : top + self.size, left : left + self.size]
+        crops = images[..., top : top + self.size, left : left + self.size]
         return (crops.flip(-1) if left < ends[1] // 2 else crops).to(self.device)
+
+    def alike(self, rows):
+        "Some files as one tensor"
+        images = [self.fit(image[None])[0] for image in self.images[rows]]
+        if len(shapes := {tuple(image.shape[1:]) for image in images}) > 1:
+            raise ValueError(
+                f"crop_offset='batch' takes one offset for all pictures of a step, but they have {len(shapes)} sizes, such as {sorted(shapes)[:2]}; "
+                "use tune_resize='square' with it, or crop_offset='each'"
+            )
+        return torch.stack(images)
 
     def lower(self, crops):
         with _arithmetic(self.model):
@@ -209,10 +248,9 @@ class _Crops:
             features = finish_image(self.teacher, image_tokens(self.teacher, crops)).float()
         return self.teacher.temperature * features @ self.scene_features.T
 
-    def batch(self, rows, views, step):
+    def batch(self, rows, views, step, crops=None):
         "State before the tuned blocks and the teacher's answers, for some pictures"
-        crops = None
-        if not len(self.kept) or self.answers is not None and not len(self.answers):
+        if crops is None and (not len(self.kept) or self.answers is not None and not len(self.answers)):
             crops = self.cut(rows, views) if self.fixed else self.cut_alike(rows, step)
         tokens = self.kept[rows, views] if len(self.kept) else self.lower(crops)
         return tokens, self.answer(crops) if self.answers is None or not len(self.answers) else self.answers[
@@ -357,11 +395,12 @@ def _epoch(model, crops, settings, optimizer, epoch):
     steps = -(-len(crops.images) * (settings.views if settings.all_views else 1) // settings.batch)
     below = model.clip.layers - settings.blocks
     fixed = None if model.visual is None else model.visual.prompts[:below].detach().clone()
-    for i, pairs in enumerate(_order(crops, settings, steps * epoch).split(settings.batch)):
+    batches = _order(crops, settings, steps * epoch).split(settings.batch)
+    for i, (pairs, cut) in enumerate(zip(batches, crops.cut_ahead(batches))):  # noqa: B905  None without end
         rows, views = pairs.T
         if model.recipe.stream == "step":
             torch.manual_seed(steps * epoch + i)  # of dropout (D13)
-        tokens, teacher = crops.batch(rows, views, steps * epoch + i)
+        tokens, teacher = crops.batch(rows, views, steps * epoch + i, cut)
         with _arithmetic(model):
             features = upper_features(model, tokens, settings.blocks).float()
         semantic = (crops.scenes, teacher) if settings.strength > 0 else None
@@ -398,8 +437,8 @@ def _look(model, crops, validation, settings, watch):
             )
         seen = watch(model) if watch else None
         if validation is not None:
-            logits = torch.cat(
-                [model.quality_logits(part.to(crops.device)) for part in validation.images.split(128)]
+            logits = map_pictures(
+                lambda part: model.quality_logits(part.to(crops.device)), validation.images, 128
             )
             held = quality_loss(logits, validation.quality.to(crops.device)).item()
     if model.visual is not None:

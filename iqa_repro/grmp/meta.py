@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..core.checkpoints import load_checkpoint, save_checkpoint
 from ..data.crops import train_crops
+from ..data.pictures import PictureFiles, join_pictures, read_ahead
 from .model import GRMPIQA, squeeze_pictures
 from .qgr import quality_loss
 from .recipes import Recipe
@@ -87,7 +88,7 @@ class Task:
     "The pictures of one distortion type (GRMP-IQA §3.3)"
 
     name: str  # "data set/distortion"
-    images: Tensor  # (n, 3, h, w) in [0, 1]
+    images: Tensor | PictureFiles  # (n, 3, h, w) in [0, 1], or n files
     quality: Tensor  # (n,) in [0, 1]
 
     @property
@@ -98,7 +99,7 @@ class Task:
 
 def distortion_tasks(
     table: pd.DataFrame,  # picture table with `distortion` and `quality`
-    images: Tensor,  # (n, 3, h, w) in [0, 1], in the table's order
+    images: Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1] or n files, in the table's order
 ) -> list[Task]:
     "One task per distortion type, in order of first appearance (GRMP-IQA §3.3)"
     if "distortion" not in table or len(table) != len(images):
@@ -143,7 +144,9 @@ def half_steps(
     settings: MetaSettings,  # sizes
     recipe: Recipe,  # whose `task_split` and `meta_labels` are followed
     generator: torch.Generator,  # of the draw
-) -> list[tuple[Tensor, Tensor]]:  # (pictures, labels) of each half-step; support and query in turn
+) -> list[
+    tuple[Tensor | PictureFiles, Tensor]
+]:  # (pictures, labels) of each half-step; support and query in turn
     "The batches of one visit to a task (GRMP-IQA §3.3; peers.md B6, B7)"
     _check_size(task, settings, recipe)
     order = torch.randperm(len(task.images), generator=generator)
@@ -236,21 +239,31 @@ class _MetaRun:
         order = torch.randperm(len(self.tasks), generator=self.generator)
         return [chosen.tolist() for chosen in order.split(self.settings.tasks_per_step)]
 
-    def visit(self, task):
-        "Walk through a task's half-steps; losses of the first two"
-        begin, losses, size = (
-            self.theta if self.recipe.restart else self.current,
-            [],
-            self.model.clip.image_size,
+    def prepare(self, task):
+        "Crops and labels of each half-step of a visit; all that is drawn from the generator in it"
+        size, device = self.model.clip.image_size, self.theta[0].device
+        turns = half_steps(task, self.settings, self.recipe, self.generator)
+        crop = lambda images: train_crops(
+            squeeze_pictures(images, size, self.recipe, "meta"), size, 1, self.generator
         )
-        if self.adam and (self.recipe.moments == "task" or "kadid10k" in task.source):
+        return [(crop(images)[:, 0].to(device), labels.to(device)) for images, labels in turns]
+
+    def visits(self, groups):
+        "What `prepare` gives, task after task; files are read while the task before is learned from"
+        tasks = [self.tasks[i] for group in groups for i in group]
+        if not any(isinstance(task.images, PictureFiles) for task in tasks):
+            return map(self.prepare, tasks)
+        return read_ahead(self.prepare, tasks, workers=1, window=2)  # one thread: the draws keep their order
+
+    def visit(self, task, turns):
+        "Walk through a task's half-steps; losses of the first two"
+        begin, losses = self.theta if self.recipe.restart else self.current, []
+        if self.adam and (
+            self.recipe.moments == "task" or "kadid10k" in task.source.lower().replace("-", "")
+        ):
             self.adam.forget()
         value = begin
-        for i, (images, quality) in enumerate(half_steps(task, self.settings, self.recipe, self.generator)):
-            crops = train_crops(squeeze_pictures(images, size, self.recipe, "meta"), size, 1, self.generator)[
-                :, 0
-            ].to(self.theta[0].device)
-            quality = quality.to(crops.device)
+        for i, (crops, quality) in enumerate(turns):
 
             def loss(values, crops=crops, quality=quality):
                 losses.append(
@@ -273,8 +286,10 @@ class _MetaRun:
         torch.manual_seed(
             self.generator.initial_seed() + self.epoch
         )  # dropout's stream is torch's global one; tasks and crops keep theirs
-        for group in self.groups():
-            ends, losses = zip(*[self.visit(self.tasks[i]) for i in group], strict=True)
+        groups = self.groups()
+        prepared = self.visits(groups)
+        for group in groups:
+            ends, losses = zip(*[self.visit(self.tasks[i], next(prepared)) for i in group], strict=True)
             self.theta = outer_step(self.theta, ends, self.settings.outer_lr)
             support, query = torch.tensor(losses).mean(0).tolist()
             self.history.append(
@@ -433,7 +448,7 @@ def plain_pretrain(
 ) -> pd.DataFrame:  # one row a step: step, loss
     "Empirical risk minimisation with the budget of `meta_pretrain` (GRMP-IQA §4.6, Tables 4 and 5)"
     _check_tasks(tasks, settings, model.recipe)
-    images, quality = torch.cat([t.images for t in tasks]), torch.cat([t.quality for t in tasks])
+    images, quality = join_pictures([t.images for t in tasks]), torch.cat([t.quality for t in tasks])
     logits, parameters, size = _CropLogits(model), list(train(model).values()), model.clip.image_size
     good = [p.requires_grad_(True).detach().clone() for p in parameters]  # the weights of the last sound loss
     rule = torch.optim.Adam if model.recipe.inner_optimizer == "adam" else torch.optim.SGD

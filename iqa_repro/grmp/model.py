@@ -8,7 +8,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'with_pixels', 'squeeze_pictures', '
 
 # %% ../../nbs/3_grmp/03_model.ipynb #4cac238e
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,14 +37,16 @@ def with_pixels(
 
 
 def squeeze_pictures(
-    images: Tensor,  # (b, 3, h, w) in [0, 1]
+    images: Tensor | Iterable[Tensor],  # (b, 3, h, w) in [0, 1], or b pictures (3, h, w) of any sizes
     size: int,  # input side of the model, pixels
     recipe: Recipe,  # whose `meta_resize` or `tune_resize` is followed
     stage: str,  # "meta" or "tune"; scoring is as in tuning
-) -> Tensor:  # (b, 3, h, w) as they are, or (b, 3, r, r) with r a little above `size`
+) -> Tensor | Iterable[Tensor]:  # as they are, or r × r with r a little above `size`; of the same kind
     "Pictures at the scale at which the recipe crops them (peers.md B9, D12)"
     if getattr(recipe, f"{stage}_resize") == "none":
         return images
+    if not isinstance(images, Tensor):
+        return (squeeze_pictures(image[None], size, recipe, stage)[0] for image in images)
     factor, mode, smooth = _SQUARES[stage]
     side = round(factor * size)
     return F.interpolate(images, (side, side), mode=mode, antialias=smooth, align_corners=False).clamp(0, 1)

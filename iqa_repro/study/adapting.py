@@ -123,12 +123,8 @@ def set_features(
 
 @lru_cache(maxsize=2)  # of one set: training and test crops
 def _read_features(clip, written, dataset, profile, crops):
-    table = table_of(dataset, profile)
-    stand_in = table.attrs["facts"]["name"].startswith("embedded:")
-    images = pictures_of(dataset, profile)[1] if stand_in else table["image"].tolist()
-    return FeatureStore(cache_root() / "features", clip, load_profile(profile).adapter.precision).features(
-        images, crops
-    )
+    store = FeatureStore(cache_root() / "features", clip, load_profile(profile).adapter.precision)
+    return store.features(pictures_of(dataset, profile)[1], crops)
 
 # %% ../../nbs/4_study/15_adapting.ipynb #4ec0cd25
 def adapted_models(
@@ -273,7 +269,7 @@ def prepare_diets(
         if "comments" in diet.parts
     }:
         scored_comments(diet.profile, diet.seed, diet.smoke)
-    list(run_parallel(_train_one, diets, workers=worker_count(diets)))
+    list(run_parallel(_train_one, diets, workers=worker_count(diets, *{diet.profile for diet in diets})))
 
 
 def _train_one(diet):
@@ -295,6 +291,8 @@ def run_adaptings(
     for task, method in todo:
         groups.setdefault((task if task.unfrozen else replace(task, split=0), method), []).append(task)
     some = [(tasks, method) for (_, method), tasks in groups.items()]
-    for rows in run_parallel(adapted_rows, some, workers=worker_count(some)):
+    for rows in run_parallel(
+        adapted_rows, some, workers=worker_count(some, *{task.diet.profile for task, _ in todo})
+    ):
         for row in rows:
             run.append(row)

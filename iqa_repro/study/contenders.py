@@ -85,6 +85,8 @@ def run_contenders(
         "split": t.split,
     }
     todo = [job for job in jobs if run.present(**key(*job)) < 2]
-    for rows in run_parallel(contender_rows, todo, workers=worker_count(todo)):
+    for rows in run_parallel(
+        contender_rows, todo, workers=worker_count(todo, *{tuning.profile for _, tuning, _ in todo})
+    ):
         for row in rows:
             run.append(row)

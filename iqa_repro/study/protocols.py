@@ -24,7 +24,8 @@ from ..core.paths import cache_root
 from ..core.resources import pick_device
 from ..core.profiles import Profile, load_profile
 from ..core.seeds import torch_generator
-from ..data.catalog import load_dataset, load_images
+from ..data.catalog import load_dataset
+from ..data.pictures import PictureFiles, map_pictures, open_pictures
 from ..data.tables import quality_of, table_digest
 from iqa_repro.grmp.meta import (
     MetaSettings,
@@ -44,9 +45,11 @@ from .metrics import plcc, srcc
 def backbone_of(
     profile: str,  # name or file of a profile
 ) -> Backbone:
-    "The profile's frozen CLIP, loaded once a process (our choice)"
+    "The profile's frozen CLIP, loaded once a process; random weights are the same ones in each (our choice)"
     clip = load_profile(profile).clip
-    return load_clip(clip.name, clip.pretrained, pick_device(clip.device))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return load_clip(clip.name, clip.pretrained, pick_device(clip.device))
 
 
 @lru_cache(maxsize=8)
@@ -62,10 +65,12 @@ def table_of(
 def pictures_of(
     dataset: str,  # a key of DATASETS
     profile: str,  # name or file of a profile
-) -> tuple[pd.DataFrame, torch.Tensor]:  # picture table; (n, 3, h, w) in [0, 1] in its order
-    "A data set's table and pictures, loaded once a process (our choice)"
+) -> tuple[
+    pd.DataFrame, torch.Tensor | PictureFiles
+]:  # picture table; (n, 3, h, w) in [0, 1] or n files, in its order
+    "A data set's table and pictures: stand-ins in memory, real ones on disk (our choice)"
     table = table_of(dataset, profile)
-    return table, load_images(table)
+    return table, open_pictures(table)
 
 # %% ../../nbs/4_study/06_protocols.ipynb #3b5cc507
 @lru_cache
@@ -266,13 +271,13 @@ def _meta_path(variant, profile, seed, recipe, smoke, clip):
 # %% ../../nbs/4_study/06_protocols.ipynb #709c0d98
 def score_table(
     model: GRMPIQA,  # model in evaluation mode
-    images: torch.Tensor,  # (n, 3, h, w) in [0, 1]
+    images: torch.Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1], or n files
     batch: int = 128,  # pictures at a time
 ) -> torch.Tensor:  # (n,) in [0, 1]
     "Scores of many pictures, a batch at a time (contract 2)"
     device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([model(part.to(device)).cpu() for part in images.split(batch)])
+        return map_pictures(lambda part: model(part.to(device)).cpu(), images, batch)
 
 
 def correlations(

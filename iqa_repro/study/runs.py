@@ -146,7 +146,10 @@ class Run(RowLog):
             "seeds": {key: value for key, value in params.items() if "seed" in key},
             **environment(),
         }
+        self.untrained = profile.clip.pretrained == "random"  # a trial that everything runs, no result
+        self.facts |= {"weights": "random"} if self.untrained else {}
         stamp = {"artefact": name, "profile": profile.name, "stand_in": stand_in, "params": self.hash}
+        stamp |= {"weights": "random"} if self.untrained else {}
         super().__init__(self.folder / "rows.csv", stamp)
 
     def note(self, **facts) -> "Run":  # facts to show and to keep, such as clip_sha256='…'
@@ -165,12 +168,14 @@ class Run(RowLog):
         if table is not None:
             table = table.assign(recipe=", ".join(leaky)) if leaky and "recipe" not in table else table
             with atomic_path(self.folder / "table.csv") as part:
-                table.assign(stand_in=self.stand_in).to_csv(
+                untrained = {"weights": "random"} if self.untrained else {}
+                table.assign(stand_in=self.stand_in, **untrained).to_csv(
                     part, index=False, lineterminator="\n", encoding="utf-8"
                 )
         if figure is not None:
-            if self.stand_in or leaky:
-                words = ["embedded stand-in"] * self.stand_in + ["leaky: test pictures chose"] * bool(leaky)
+            words = ["embedded stand-in"] * self.stand_in + ["random weights: no result"] * self.untrained
+            words += ["leaky: test pictures chose"] * bool(leaky)
+            if words:
                 stand_in_banner(figure, ", ".join(words))
             save_figure(figure, self.folder, data=self.rows() if data is None else data)
 
@@ -225,7 +230,7 @@ def _cell(value) -> str:
 def start_run(
     name: str,  # 'paper/artefact', such as 'grmp_iqa/table6'
     *,
-    stand_in: bool | None = None,  # None: when the profile's CLIP is the embedded one
+    stand_in: bool | None = None,  # None: when the profile's CLIP or data are the embedded ones
     folder: str | Path | None = None,  # None: paper_figures/<profile>/<name>, or its smoke folder
     **params,  # every parameter of the notebook; profile, seed and smoke among them
 ) -> Run:  # shows itself when a cell ends with it
@@ -246,7 +251,8 @@ def start_run(
     folder = Path(folder or figures_root(profile.name, smoke=params["smoke"]) / name)
     if os.environ.get("IQA_REPRO_FRESH") == "1":
         (folder / "rows.csv").unlink(missing_ok=True)
-    return Run(name, params, folder, profile.clip.pretrained == "embedded" if stand_in is None else stand_in)
+    embedded = "embedded" in (profile.clip.pretrained, profile.data.source)
+    return Run(name, params, folder, embedded if stand_in is None else stand_in)
 
 # %% ../../nbs/4_study/05_runs.ipynb #c0be40e2
 def run_notebook(

@@ -13,46 +13,48 @@ from torch import Tensor
 from ..clip.backbone import encode_prompts, tokenize
 from ..data.crops import test_crops
 from ..data.photographs import SCENES
+from ..data.pictures import PictureFiles, map_pictures
 from ..grmp.finetune import scene_prompts
 from ..grmp.model import GRMPIQA, squeeze_pictures
 from ..grmp.recipes import Recipe
 from .black_dots import sure_of_scene, wrong_quality
 from .protocols import pictures_of, score_table
-from .tuning import Tuning, tuned_model, tuning_split
+from .tuning import Tuning, tuned_model, tuning_tables
 
 # %% ../../nbs/4_study/13_scenes.ipynb #011fdb4e
 def view_scenes(
     model: GRMPIQA,  # in evaluation mode
-    images: Tensor,  # (n, 3, h, w) in [0, 1]
+    images: Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1], or n files
     batch: int = 128,  # pictures at a time
 ) -> tuple[
     Tensor, Tensor
 ]:  # (n, d) image features, mean over crops; (n, 9) scene logits in the order of SCENES
     "Image features and the model's own scene logits (GRMP-IQA Eq. 7)"
-    if images.dim() != 4 or images.shape[1] != 3:
+    if isinstance(images, Tensor) and (images.dim() != 4 or images.shape[1] != 3):
         raise ValueError(
             f"pictures must be (n, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
         )
-    size, kept = model.clip.image_size, []
+    size, device = model.clip.image_size, model.text.context.device
+
+    def encode(part):
+        views = test_crops(squeeze_pictures(part.to(device), size, model.recipe, "tune"), size, model.crops)
+        return model.image_features(views.flatten(0, 1)).unflatten(0, views.shape[:2])
+
     with torch.no_grad():
         text = encode_prompts(model.clip, tokenize(model.clip, scene_prompts(model.recipe)))
-        for part in images.split(batch):
-            views = test_crops(squeeze_pictures(part, size, model.recipe, "tune"), size, model.crops)
-            kept.append(model.image_features(views.flatten(0, 1)).unflatten(0, views.shape[:2]))
-        features = torch.cat(kept)  # (n, crops, d)
-        return features.mean(1), (model.clip.temperature * features @ text.T).mean(1)
+        features = map_pictures(encode, images, batch)  # (n, crops, d)
+        return features.mean(1).cpu(), (model.clip.temperature * features @ text.T).mean(1).cpu()
 
 # %% ../../nbs/4_study/13_scenes.ipynb #0ad5d69a
 def unlabelled_pictures(
     tuning: Tuning,  # what is trained
     recipe: Recipe,  # as for `tuning_split`
-) -> tuple[pd.DataFrame, Tensor]:  # table and pictures that the training had no label of
+) -> tuple[pd.DataFrame, Tensor | PictureFiles]:  # table and pictures that the training had no label of
     "All pictures of a data set but the labelled and held-out ones of a split (our choice)"
     table, images = pictures_of(tuning.dataset, tuning.profile)
-    labelled, held, *_ = tuning_split(tuning, recipe)
-    parts = [part.images for part in (labelled, held) if part is not None]
-    seen = {image.numpy().tobytes() for part in parts for image in part}
-    rows = [i for i, image in enumerate(images) if image.numpy().tobytes() not in seen]
+    labelled, held, _ = tuning_tables(tuning, recipe)
+    seen = {name for part in (labelled, held) if part is not None for name in part["image"]}
+    rows = [i for i, name in enumerate(table["image"]) if name not in seen]
     if not rows:
         raise ValueError(
             f"all {len(table)} pictures of {tuning.dataset!r} have labels in this training ({tuning.shots} shots); none is left to look at"

@@ -173,9 +173,11 @@ def run_together(
     prepare_diets(task.diet for task in todo)
     starts = list(dict.fromkeys(task.diet for task in todo if task.learned))
     list(
-        run_parallel(_prepare, starts, workers=worker_count(starts))
+        run_parallel(_prepare, starts, workers=worker_count(starts, *{diet.profile for diet in starts}))
     )  # prompts first: splits and trainings fan out from them
-    for rows in run_parallel(together_rows, todo, workers=worker_count(todo)):
+    for rows in run_parallel(
+        together_rows, todo, workers=worker_count(todo, *{task.diet.profile for task in todo})
+    ):
         for row in rows:
             run.append(row)
 

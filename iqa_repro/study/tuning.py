@@ -19,7 +19,7 @@ from joblib import cpu_count
 from ..clip.features import backbone_digest
 from ..core.paths import atomic_path, cache_root
 from ..core.profiles import load_profile
-from ..core.resources import run_parallel
+from ..core.resources import pick_device, run_parallel
 from ..core.seeds import derive_seed, torch_generator
 from ..data.labelled import Labelled
 from ..data.splits import hold_out, sample_shots, split_table
@@ -260,9 +260,11 @@ def tuned_rows(
 
 def worker_count(
     items: Sized,  # what is to be done
+    profile: str = "embedded",  # name or file of the profile, whose device decides
 ) -> int:  # at least 1
-    "One process a core, and no more than there are items (our choice)"
-    return max(1, min(len(items), cpu_count()))
+    "One process a core, one in all on a GPU, and no more than there are items (our choice)"
+    alone = pick_device(load_profile(profile).clip.device).type != "cpu"
+    return 1 if alone else max(1, min(len(items), cpu_count()))
 
 
 def run_tunings(
@@ -274,10 +276,11 @@ def run_tunings(
     jobs = list(jobs)
     todo = [job for job in jobs if not all(run.present(**row) for row in _expected(job))]
     starts = [*{_start(t): (t.start, t.profile, t.seed, t.recipe, t.smoke) for t, *_ in todo}.values()]
+    profiles = {tuning.profile for tuning, *_ in todo}
     list(
-        run_parallel(_prepare, starts, workers=worker_count(starts))
+        run_parallel(_prepare, starts, workers=worker_count(starts, *profiles))
     )  # prompts first: splits and tuning settings fan out from them
-    for rows, looks in run_parallel(tuned_rows, todo, workers=worker_count(todo)):
+    for rows, looks in run_parallel(tuned_rows, todo, workers=worker_count(todo, *profiles)):
         for row in looks if curves is not None else ():
             curves.append(row)
         for row in rows:

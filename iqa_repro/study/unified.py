@@ -16,6 +16,8 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from joblib import cpu_count
+from torch import Tensor
 
 from ..clip.backbone import Backbone
 from ..clip.features import backbone_digest
@@ -23,8 +25,8 @@ from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.paths import atomic_path, cache_root
 from ..core.profiles import load_profile
 from ..core.seeds import torch_generator
-from ..data.catalog import load_images
 from ..data.comments import comments_of
+from ..data.pictures import READING, open_pictures
 from ..data.tables import table_digest
 from .protocols import backbone_of, code_digest, table_of
 from ..uniqa.caption_files import read_captions, write_captions
@@ -108,18 +110,21 @@ def scored_comments(
     words = sha256("\n".join(comments["caption"]).encode()).hexdigest()[:8]
     path = _diet_path(aesthetic).with_suffix(f".{words}.npy")
     if not path.exists():
-        scores = relevance(unified_backbone(aesthetic), _pixels(table), comments)
+        pictures = _pixels(table)
+        scores = relevance(unified_backbone(aesthetic), pictures, comments, workers=_readers(pictures))
         with atomic_path(path) as part:
             np.save(part, scores)
     return comments.assign(relevance=np.load(path))
 
 
-def _pixels(table):
-    return Pictures(table["image"].tolist(), load_images(table) if _one_size(table) else None)
+def _pixels(*tables):
+    whole = pd.concat(tables).drop_duplicates("image")
+    whole.attrs = max((table.attrs for table in tables), key=lambda attrs: attrs["facts"]["name"] in READING)
+    return Pictures(whole["image"].tolist(), open_pictures(whole))
 
 
-def _one_size(table):  # stand-ins are read at once, real photographs when they are needed
-    return bool(table.attrs["facts"]["name"].startswith("embedded:"))
+def _readers(pictures):  # processes that read files for the encoder
+    return 0 if isinstance(pictures.images, Tensor) else min(8, cpu_count())
 
 # %% ../../nbs/4_study/14_unified.ipynb #df033699
 def diet_captions(
@@ -166,14 +171,13 @@ def _train_diet(clip, diet, path):
     if diet.smoke:
         captions, sizes = captions.groupby("kind").head(48), sizes | {"epochs": 1, "batch": 24}
     tables = [captioned_pictures(task, diet.profile) for task in diet.parts]
-    paths = pd.unique(pd.concat([table["image"] for table in tables]))
-    images = load_images(pd.DataFrame({"image": paths})) if all(map(_one_size, tables)) else None
+    pictures = _pixels(*tables)
     state = path.with_name(f"{path.stem}-unfinished.safetensors")  # a killed training goes on from here
     curve = pretrain(
         clip,
-        Pictures(paths, images),
+        pictures,
         captions,
-        PretrainSettings(**sizes),
+        PretrainSettings(**sizes, workers=_readers(pictures)),
         torch_generator(diet.seed, "pre-training"),
         state,
     )

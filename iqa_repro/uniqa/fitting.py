@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..clip.backbone import encode_images
-from ..clip.features import CropSet, FeatureStore, picture_digest
+from ..clip.features import CropSet, FeatureStore, picture_digest, picture_digests
 from ..data.labelled import Labelled
+from ..data.pictures import map_pictures
 from .adapter import UniQA
 
 # %% ../../nbs/3_uniqa/07_fitting.ipynb #5cc9d835
@@ -343,16 +344,16 @@ def fit_unfrozen(
     if settings.backbone_lr > 0:
         groups.append({"params": [p.requires_grad_(True) for p in backbone], "lr": settings.backbone_lr})
     crops, size, device = settings.crops, model.clip.image_size, model.tokens.device
-    keys = [picture_digest(image) for image in train.images]
+    keys = picture_digests(train.images)
 
     def score(rows, views):
-        pairs = zip(rows.tolist(), views.tolist(), strict=True)
-        views = torch.stack([crops.cut(train.images[row], size, keys[row])[view] for row, view in pairs])
+        chosen = zip(train.images[rows], rows.tolist(), views.tolist(), strict=True)
+        views = torch.stack([crops.cut(image, size, keys[row])[view] for image, row, view in chosen])
         return model.adapter(
             encode_images(model.clip, views.to(device)), model.text_features(), model.clip.temperature
         )
 
-    everything = lambda part: lambda: torch.cat([model(some) for some in part.images.split(32)])
+    everything = lambda part: lambda: map_pictures(model, part.images, 32)
     some = Labelled(train.images[:64], train.quality[:64])  # our choice: a curve needs no more
     parts = [
         None if part is None else (everything(part), part.quality.to(device)) for part in (some, validation)

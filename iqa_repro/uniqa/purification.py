@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from ..clip.backbone import Backbone, encode_images, encode_prompts
 from ..data.crops import test_crops
 from ..data.images import read_image, resize
+from ..data.pictures import PictureFiles
 
 # %% ../../nbs/3_uniqa/04_purification.ipynb #6d4ff02b
 def ranks(
@@ -171,7 +172,9 @@ class Pictures:
     "Pictures by name, from files or from a tensor (our choice)"
 
     names: Sequence[str]  # n names as in column `image`, each once; paths where there is no tensor
-    images: Tensor | None = None  # (n, 3, h, w) in [0, 1], in that order; None: read files when needed
+    images: Tensor | PictureFiles | None = (
+        None  # (n, 3, h, w) in [0, 1] or n files, in that order; None: the names are paths
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "names", list(self.names))  # a column would index by its labels
@@ -180,9 +183,10 @@ class Pictures:
             raise ValueError(
                 f"each picture is named once, got {index[index.duplicated()][0]!r} more than once; pass unique names"
             )
-        if self.images is not None and (self.images.ndim != 4 or len(self.images) != len(index)):
+        shape = tuple(self.images.shape) if isinstance(self.images, Tensor) else None
+        if self.images is not None and (shape and len(shape) != 4 or len(self.images) != len(index)):
             raise ValueError(
-                f"pictures must be (n, 3, h, w) with one name each, got {tuple(self.images.shape)} for {len(index)} names"
+                f"pictures must be (n, 3, h, w) with one name each, got {shape or len(self.images)} for {len(index)} names"
             )
 
     def __len__(self):
@@ -201,8 +205,9 @@ class Pictures:
             raise ValueError(
                 f"{len(lost)} pictures have captions and no pixels, first {lost[:3]}; names must be equal to the letter"
             )
-        if self.images is None:
-            used = pd.unique(table["image"])
+        if not isinstance(self.images, Tensor):
+            paths = self.names if self.images is None else self.images.paths
+            used = [paths[i] for i in np.unique(found)]
             if gone := [name for name in used if not Path(name).is_file()]:
                 raise FileNotFoundError(
                     f"{len(gone)} of {len(used)} pictures are not there, first {gone[:3]}; is the root right?"
