@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,8 @@ import pandas as pd
 from openpyxl import Workbook
 from PIL import Image
 from scipy.io import savemat
+
+from iqa_repro.data.folders import PUBLISHED_SCORES
 
 KINDS = {".bmp": "BMP", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -47,17 +50,33 @@ def real_table(name: str) -> pd.DataFrame:
 
 
 def write_miniature(
-    name: str, root: Path, full: bool = False, mirror: bool = False, real: bool | None = None
+    name: str,
+    root: Path,
+    full: bool = False,
+    mirror: bool = False,
+    real: bool | None = None,  # None: where full and the scores are at hand
+    times: int = 1,  # of the small size: more pictures and references
 ) -> Path:
-    "The folder of a new miniature; an old one at `root` is removed. real: None = where full and the scores are at hand"
+    "The folder of a new miniature; an old one at `root` is removed"
     real = full and has_real(name) if real is None else real
     if real and not full:
         raise ValueError("real scores belong to all rows: full=True")
     root = Path(root)
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    BUILDERS[name](root, full, mirror, real_table(name) if real else None)
+    BUILDERS[name](root, full, mirror, real_table(name) if real else None, times)
     return root
+
+
+@contextmanager
+def scores_unchecked():
+    "Within the block invented scores pass for published ones: for tests of anything but the comparison itself"
+    known = dict(PUBLISHED_SCORES)
+    PUBLISHED_SCORES.clear()
+    try:
+        yield
+    finally:
+        PUBLISHED_SCORES.update(known)
 
 
 @cache
@@ -91,10 +110,10 @@ def scores(n: int, low: float, high: float) -> np.ndarray:
     return np.random.default_rng(n).uniform(low, high, n)
 
 
-def write_live(root, full, mirror, real):
+def write_live(root, full, mirror, real, times):
     sizes = dict(jp2k=(227, 169), jpeg=(233, 175), wn=(174, 145), gblur=(174, 145), fastfading=(174, 145))
-    sizes = sizes if full else dict.fromkeys(sizes, (6, 4))
-    stems = [f"source{i}.bmp" for i in range(29 if full else 2)]
+    sizes = sizes if full else dict.fromkeys(sizes, (6 * times, 4 * times))
+    stems = [f"source{i}.bmp" for i in range(29 if full else 2 * times)]
     names, copies = [], []
     for folder, (files, distorted) in sizes.items():
         names += [f"{folder}/img{i}.bmp" for i in range(1, files + 1)]
@@ -144,8 +163,8 @@ CSIQ_TOKENS = {  # word of the score sheet: folder, token of the file name
 }
 
 
-def write_csiq(root, full, mirror, real):
-    stems = [1600, *(f"butter_flower_{i}" for i in range(1, 30 if full else 3))]
+def write_csiq(root, full, mirror, real, times):
+    stems = [1600, *(f"butter_flower_{i}" for i in range(1, 30 if full else 2 + times))]
     rows = [
         (stem, i, word, level)
         for i, word in enumerate(CSIQ_TOKENS, 1)
@@ -187,8 +206,8 @@ def write_csiq(root, full, mirror, real):
         pd.DataFrame({"a": ["#REF!"]}).to_excel(book, sheet_name="all_by_distortion")
 
 
-def write_tid2013(root, full, mirror, real):
-    stems, kinds = range(1, 26 if full else 4), range(1, 25) if full else (1, 8, 11, 13)
+def write_tid2013(root, full, mirror, real, times):
+    stems, kinds = range(1, 26 if full else 3 + times), range(1, 25) if full else (1, 8, 11, 13)
     rows = list(product(stems, kinds, range(1, 6)))
     label = [f"{'I' if (k, z) in ((1, 1), (11, 1), (13, 1)) else 'i'}{i:02d}_{k:02d}_{z}" for i, k, z in rows]
     label = [f"{name}.{'BMP' if name[3:] in ('_11_1', '_13_1') else 'bmp'}" for name in label]
@@ -209,8 +228,8 @@ def write_tid2013(root, full, mirror, real):
     (root / "metrics_values" / "PSNR.txt").write_text("30.0\n" * len(rows))
 
 
-def write_kadid10k(root, full, mirror, real):
-    stems, kinds = range(1, 82 if full else 4), range(1, 26) if full else (1, 9, 18)
+def write_kadid10k(root, full, mirror, real, times):
+    stems, kinds = range(1, 82 if full else 3 + times), range(1, 26) if full else (1, 9, 18)
     rows = list(product(stems, kinds, range(1, 6)))
     names, pristine = [f"I{i:02d}_{k:02d}_{z:02d}.png" for i, k, z in rows], [f"I{i:02d}.png" for i in stems]
     folders = ("distorted_images", "reference_images") if mirror else ("images", "images")
@@ -223,9 +242,9 @@ def write_kadid10k(root, full, mirror, real):
     frame.to_csv(root / "dmos.csv", index=False)
 
 
-def write_pipal(root, full, mirror, real):
+def write_pipal(root, full, mirror, real, times):
     groups = dict(zip(range(7), (12, 16, 10, 24, 13, 14, 27) if full else (2, 1, 1, 1, 1, 1, 1), strict=True))
-    numbers = [i for i in range(1, 251) if i % 5][:200] if full else [1, 2, 60]
+    numbers = [i for i in range(1, 251) if i % 5][:200] if full else [*range(1, 2 + times), 60]
     rated = {
         f"A{number:04d}": [f"A{number:04d}_{g:02d}_{i:02d}.bmp" for g, n in groups.items() for i in range(n)]
         for number in numbers
@@ -253,8 +272,8 @@ def write_pipal(root, full, mirror, real):
     (root / "pipal21_val.txt").write_text("\n".join(lines) + "\n")
 
 
-def write_livec(root, full, mirror, real):
-    numbers = sorted(map(str, range(3, 1165 if full else 15)))  # sorted as text: 10, 100, 1000, …
+def write_livec(root, full, mirror, real, times):
+    numbers = sorted(map(str, range(3, 1165 if full else 3 + 12 * times)))  # sorted as text: 10, 100, 1000, …
     training = [f"t{i}.bmp" for i in range(1, 8)]
     names = [*training, *(f"{n}.{'JPG' if int(n) % 2 else 'bmp'}" for n in numbers)]
     values, deviations = scores(len(names), 3.42, 92.43), scores(len(names) + 1, 6.76, 28.59)[1:]
@@ -277,13 +296,15 @@ def write_livec(root, full, mirror, real):
         savemat(base / "Data" / f"{name}.mat", {name: held})
 
 
-def write_koniq10k(root, full, mirror, real):
-    n, shares = 10073 if full else 12, [f"c{i}" for i in range(1, 6)]
+def write_koniq10k(root, full, mirror, real, times):
+    n, shares = 10073 if full else 12 * times, [f"c{i}" for i in range(1, 6)]
     votes = np.random.default_rng(n).dirichlet(np.ones(5), n)
     frame = pd.DataFrame(votes, columns=shares).assign(c_total=105)
     frame.insert(0, "image_name", [f"{10004473376 + 7 * i}.jpg" for i in range(n)])
     hundred, deviations = 25 * (votes @ np.arange(1, 6) - 1), np.full(n, 0.5)
-    parts = np.repeat(["training", "validation", "test"], (7058, 1000, 2015) if full else (8, 2, 2))
+    parts = np.repeat(
+        ["training", "validation", "test"], (7058, 1000, 2015) if full else (8 * times, 2 * times, 2 * times)
+    )
     parts = np.random.default_rng(0).permutation(parts)
     if real is not None:
         frame = real[["image", *shares, "c_total"]].rename(columns={"image": "image_name"})
@@ -327,8 +348,8 @@ SPAQ_EXIF = [
 ]  # Time: two columns
 
 
-def write_spaq(root, full, mirror, real):
-    n = 11125 if full else 10
+def write_spaq(root, full, mirror, real, times):
+    n = 11125 if full else 10 * times
     names = [f"{i:05d}.jpg" for i in range(1, n + 1)]
     values = scores(n, 2, 96).round(2)
     attributes = np.stack([scores(n + i, 0.2, 98)[:n] for i in range(5)], 1)
@@ -358,11 +379,11 @@ def write_spaq(root, full, mirror, real):
         book.save(place / f"{title}.xlsx")
 
 
-def write_flive(root, full, mirror, real):
+def write_flive(root, full, mirror, real, times):
     sizes = (
         dict(AVA=9081, EMOTIC=9788, JPEGImages=9963, VOC2012=9976)
         if full
-        else dict.fromkeys(("AVA", "EMOTIC"), 5)
+        else dict.fromkeys(("AVA", "EMOTIC"), 5 * times)
     )
     names = [f"voc_emotic_ava/{kind}__{i}.jpg" for kind, n in sizes.items() for i in range(n)]
     names += [
@@ -403,9 +424,9 @@ def write_flive(root, full, mirror, real):
     write_pictures(root / "database", [*labels["name"], *patches["name"]])
 
 
-def write_agiqa3k(root, full, mirror, real):
+def write_agiqa3k(root, full, mirror, real, times):
     counts = {"sd1.5": 1200, "midjourney": 592, "AttnGAN": 300, "glide": 300, "xl2.2": 300, "DALLE2": 290}
-    counts = counts if full else dict.fromkeys(counts, 2)
+    counts = counts if full else dict.fromkeys(counts, 2 * times)
     names = [f"{generator}_normal_{i:03d}.jpg" for generator, n in counts.items() for i in range(n)]
     frame = pd.DataFrame(
         {"name": names, "prompt": "statue of a man, stone, day", "adj1": "", "adj2": "", "style": ""}
@@ -420,9 +441,9 @@ def write_agiqa3k(root, full, mirror, real):
     frame.to_csv(root / "data.csv", index=False, lineterminator="\r\n")
 
 
-def write_aigiqa20k(root, full, mirror, real):
+def write_aigiqa20k(root, full, mirror, real, times):
     kinds = ("Dream", "LCM_SD1.5", "SDXL_Turbo", "MJ")  # some hold underscores and points
-    sizes = {"train": 14000, "val": 2000, "test": 4000} if full else {"train": 8, "val": 2, "test": 2}
+    sizes = {"train": 14000, "val": 2000, "test": 4000} if full else {"train": 8 * times, "val": 2, "test": 2}
     number = 0
     for part, n in sizes.items():
         names = [f"{kinds[i % 4]}_{number + i:04d}.png" for i in range(n)]
@@ -439,8 +460,8 @@ def write_aigiqa20k(root, full, mirror, real):
         frame.to_excel(root / f"info_{part}.xlsx", sheet_name="Sheet1", index=False)
 
 
-def write_agin(root, full, mirror, real):
-    names = [f"CoCosNet_{i}.png" for i in range(6049 if full else 12)]
+def write_agin(root, full, mirror, real, times):
+    names = [f"CoCosNet_{i}.png" for i in range(6049 if full else 12 * times)]
     write_pictures(root / "images", names)
     frame = pd.DataFrame({"filename": names})
     for i, column in enumerate(("MOS_nat", "MOS_tech", "MOS_rat")):
@@ -449,10 +470,18 @@ def write_agin(root, full, mirror, real):
     (root / "notes.csv").write_text("filename,remark\nCoCosNet_0.png,none\n")
 
 
-def write_ava(root, full, mirror, real):
-    n, listed, lost = (255530, 20000, 70) if full else (20, 6, 2)
+def _votes(n):
+    "Counts of the votes 1 … 10; pictures differ in what people think of them"
+    rng = np.random.default_rng(n)
+    middle = rng.uniform(1, 10, (n, 1))
+    shares = np.exp(-((np.arange(1, 11) - middle) ** 2) / 4)
+    return rng.multinomial(210, shares / shares.sum(1, keepdims=True))
+
+
+def write_ava(root, full, mirror, real, times):
+    n, listed, lost = (255530, 20000, 70) if full else (20 * times, 6 * times, 2)
     ids = np.arange(n) * 3 + 11  # as numbers, not in the order of their text
-    votes = np.random.default_rng(n).multinomial(210, np.full(10, 0.1), n)
+    votes = _votes(n)
     missing = ids[-1] + 1 + np.arange(lost)
     test = ids[: listed - lost]
     if real is not None:  # real ids and, for 25,551 of them, real votes; the others are invented
@@ -466,18 +495,20 @@ def write_ava(root, full, mirror, real):
     columns = [np.arange(1, n + 1), ids, *votes.T, np.zeros(n, int), np.full(n, 22), np.full(n, 1396)]
     pd.DataFrame(np.stack(columns, 1)).to_csv(root / "AVA.txt", sep=" ", header=False, index=False)
     write_pictures(root / ("ava_images" if mirror else "images"), [f"{i}.jpg" for i in ids])
-    test = [*test, *missing]  # some ids of the list have no votes
+    test, told = [*test, *missing], ids[-4 * times :]  # some ids of the list have no votes
     (root / "aesthetics_image_lists").mkdir()
     (root / "aesthetics_image_lists" / "generic_test.jpgl").write_text("\n".join(map(str, test)) + "\n")
     sentence = lambda text: {"raw": text, "clean": text.lower(), "tokens": [], "sentid": ""}
     images = [
         {
             "filename": f"{i}.jpg",
-            "split": "val" if i == ids[3] else "train",
+            "split": "val" if i == told[3] else "train",
             "sentids": "",
-            "sentences": [sentence("Nice. #1!")] * 3,  # the mark that separates the raw file's comments
+            "sentences": [  # one holds the mark that separates the raw file's comments
+                sentence(text) for text in ("Nice. #1!", f"Great light in number {i}.", "Too dark for me")
+            ],
         }
-        for i in ids[:4]
+        for i in told
     ]
     kept = root / "CLEAN_AVA_FULL_AFTER_SUBJECTIVE_CLEANING.json"
     kept.write_text(json.dumps({"dataset": "AVA", "images": images}))
@@ -490,11 +521,11 @@ AADB_WORDS = ["BalacingElements", "ColorHarmony", "Content", "DoF", "Light", "Mo
 AADB_WORDS += ["Repetition", "RuleOfThirds", "Symmetry", "VividColor"]
 
 
-def write_aadb(root, full, mirror, real):
+def write_aadb(root, full, mirror, real, times):
     sizes, leaking = (
         ({"Train": 8458, "Validation": 500, "TestNew": 1000}, 127)
         if full
-        else ({"Train": 8, "Validation": 4, "TestNew": 4}, 2)
+        else ({"Train": 8 * times, "Validation": 4 * times, "TestNew": 4 * times}, 2)
     )
     name, number, lists = "farm1_{}_20013434330_b.jpg".format, 0, {}
     for part, n in sizes.items():
@@ -526,8 +557,8 @@ def write_aadb(root, full, mirror, real):
     (place / "imgListTestRegression_score.txt").write_text(older)  # the older test list, not to be used
 
 
-def write_waterloo(root, full, mirror, real):
-    numbers = range(1, 4745 if full else 3)
+def write_waterloo(root, full, mirror, real, times):
+    numbers = range(1, 4745 if full else 2 + times)
     kinds = ("gblurConv", "wn", "jpeg", "jp2k")
     names = [
         f"distorted_images/{kind}/{n:05d}_{level}.bmp"

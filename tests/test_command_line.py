@@ -1,4 +1,4 @@
-"""The real command `iqa-repro`, in a process of its own, with good and bad words.
+"""The command `iqa-repro` with good and bad words: each subcommand in a process of its own, their many ways to go wrong in this one.
 
 Good: status 0, tables on the output. Wrong input: status 2, one line `error: …` on the error stream, no traceback.
 """
@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from download_server import serve
 from miniatures import write_miniature
+from typer.testing import CliRunner
 
 import iqa_repro
+from iqa_repro.app.cli import make_app
+from iqa_repro.data.downloads import DOWNLOADS
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = Path(sys.executable).with_name("iqa-repro")  # made by `pip install -e .`
@@ -24,6 +27,7 @@ COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-c", CODE]
 
 
 def run(*words, status=0, answer=None, cwd=ROOT, **environment):
+    "What the real command writes, in a process of its own"
     told = subprocess.run(
         [*COMMAND, *map(str, words)],
         input=answer,
@@ -34,6 +38,14 @@ def run(*words, status=0, answer=None, cwd=ROOT, **environment):
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment},
     )
     assert told.returncode == status, told.stdout + told.stderr
+    return told.stdout, told.stderr
+
+
+def here(*words, status=0, answer=None, **environment):
+    "The same in this process, which has loaded the library already"
+    env = {"COLUMNS": "80", **environment}
+    told = CliRunner().invoke(make_app(), [str(word) for word in words], input=answer, env=env)
+    assert told.exit_code == status, (told.stdout, told.stderr, told.exception)
     return told.stdout, told.stderr
 
 
@@ -60,9 +72,9 @@ def test_help_and_version():
 
 
 def test_unknown_words():
-    _, error = run("date", status=2)
+    _, error = here("date", status=2)
     assert "No such command 'date'" in error
-    _, error = run("data", "list", "--colour", status=2)
+    _, error = here("data", "list", "--colour", status=2)
     assert "--colour" in error and "Traceback" not in error
 
 
@@ -72,7 +84,7 @@ def test_list():
     rows = {line.split()[0]: line for line in out.splitlines()[2:18]}
     assert len(rows) == 16 and rows["csiq"].endswith("get csiq") and rows["agin"].endswith("by hand")
     assert "10,125" in rows["kadid10k"] and "3.07 GB" in rows["kadid10k"]
-    narrow, _ = run("data", "list", COLUMNS="60")
+    narrow, _ = here("data", "list", COLUMNS="60")
     assert max(len(line) for line in narrow.splitlines() if "─" in line) <= 60
 
 
@@ -88,18 +100,18 @@ def test_check(sets, tmp_path):
     out, error = run("data", "check", sets)
     assert error == "" and re.search(r"^tid2013 +complete +3,000 +3,000$", out, re.M)
     assert re.search(r"^csiq +other version", out, re.M) and re.search(r"^ava +missing +255,530$", out, re.M)
-    out, _ = run("data", "check", IQA_REPRO_DATA=str(sets))
+    out, _ = here("data", "check", IQA_REPRO_DATA=str(sets))
     assert str(sets) in out
     write_miniature("livec", tmp_path / "livec")
     (tmp_path / "livec/Images/3.JPG").unlink()
-    out, error = run("data", "check", tmp_path, status=1)
+    out, error = here("data", "check", tmp_path, status=1)
     assert "incomplete" in out and "first ['3.JPG']" in out and error == ""
     _, error = run("data", "check", tmp_path / "nowhere", status=2)
     assert "no folder at" in one_line(error)
 
 
 def test_get_asks_first(tmp_path):
-    out, _ = run("data", "get", "csiq", "--root", tmp_path / "data", status=1, answer="n\n")
+    out, _ = here("data", "get", "csiq", "--root", tmp_path / "data", status=1, answer="n\n")
     assert "terms   not stated" in out and "csiq.tgz (379 MB) from huggingface.co" in out and "986 MB" in out
     out, error = run("data", "get", "csiq", "--root", tmp_path / "data", status=1, answer="")
     assert not (tmp_path / "data").exists() and "Traceback" not in error
@@ -112,11 +124,11 @@ def test_get_brought_archive(tmp_path):
     words = ["data", "get", "csiq", "--root", tmp_path / "data", "--yes"]
     out, error = run(*words, "--file", archive)
     assert "87 rows can be read, 866 pictures were published" in out and (tmp_path / "data/csiq").is_dir()
-    out, error = run(*words)
+    out, error = here(*words)
     assert error.startswith("note: ") and "is there already, nothing was fetched" in error
     (tmp_path / "cut.zip").write_bytes(Path(archive).read_bytes()[:-50])
     words[4] = tmp_path / "data2"
-    _, error = run(*words, "--file", tmp_path / "cut.zip", status=2)
+    _, error = here(*words, "--file", tmp_path / "cut.zip", status=2)
     assert "was the download cut short?" in one_line(error) and not (tmp_path / "data2/csiq").exists()
 
 
@@ -129,25 +141,27 @@ def test_get_brought_archive(tmp_path):
         (["live", "--from", "authors"], "ask there for the password"),
         (["csiq", "--yes", "--file", "nowhere.zip"], "no file at nowhere.zip"),
         (["csiq", "--from", "mirror", "--file", "a.zip"], "give one of them"),
-        (["tid2013", "--yes"], "tid2013.tgz is not in the cache"),
     ],
     ids=lambda words: "_".join(words) if isinstance(words, list) else "",
 )
 def test_get_wrong(words, says, tmp_path):
-    home = dict(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
-    _, error = run("data", "get", *words, "--root", tmp_path / "data", status=2, **home)
-    assert says in one_line(error) and not list((tmp_path / "data").glob("[a-z]*"))
+    _, error = here("data", "get", *words, "--root", tmp_path / "data", status=2)
+    assert says in one_line(error) and not list(tmp_path.glob("data/[a-z]*"))
+
+
+def test_get_without_a_network(tmp_path):
+    home = dict(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))  # read when the client is imported
+    _, error = run("data", "get", "tid2013", "--yes", "--root", tmp_path / "data", status=2, **home)
+    assert "tid2013.tgz is not in the cache" in one_line(error) and "HF_HUB_OFFLINE is set" in error
 
 
 def test_debug_shows_where(tmp_path):
-    _, error = run("--debug", "data", "check", tmp_path / "nowhere", status=2)
+    _, error = here("--debug", "data", "check", tmp_path / "nowhere", status=2)
     assert "Traceback" in error and error.splitlines()[-1].startswith("error: no folder at")
 
 
 def test_get_from_the_hub(tmp_path):
     "The whole way with the catalogue's own address, at a hub of ours; the catalogue knows that it is not the archive"
-    from iqa_repro.data.downloads import DOWNLOADS
-
     address = DOWNLOADS["csiq"]["mirror"][0].url
     path, revision = address.removeprefix("https://huggingface.co"), address.split("/")[-2]
     with serve({path: b"another file"}) as server:
@@ -169,8 +183,8 @@ def test_splits(sets, tmp_path):
         digest = re.search(r"sha256 ([0-9a-f]{16})$", file.read_text().splitlines()[0])[1]
         assert re.search(rf"^{file.name} +58 +29 +{digest}$", out, re.M), out
     words[6] = tmp_path / "b"
-    assert run(*words)[0].splitlines()[2:] == out.splitlines()[2:]  # the same hashes elsewhere
-    out, _ = run("data", "splits", "koniq10k", "--root", sets, "--out", tmp_path)
+    assert here(*words)[0].splitlines()[2:] == out.splitlines()[2:]  # the same hashes elsewhere
+    out, _ = here("data", "splits", "koniq10k", "--root", sets, "--out", tmp_path)
     assert re.search(r"^official.txt +8 +2 +2 +[0-9a-f]{16}$", out, re.M), out
     out, _ = run(
         "data", "splits", "koniq10k", "--root", sets, "--out", tmp_path, "--seed", "7", "--count", "1"
@@ -196,5 +210,5 @@ def test_splits_of_a_stand_in(tmp_path):
     ids=lambda words: "_".join(words) if isinstance(words, list) else "",
 )
 def test_splits_wrong(words, says, sets, tmp_path):
-    _, error = run("data", "splits", *words, "--root", sets, "--out", tmp_path, status=2)
+    _, error = here("data", "splits", *words, "--root", sets, "--out", tmp_path, status=2)
     assert says in one_line("error: " + error.split("error: ")[-1]) and not list(tmp_path.iterdir())

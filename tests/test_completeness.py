@@ -265,7 +265,10 @@ def test_requirements_name_what_the_package_imports():
     nodes = [n for tree in trees for n in tree if isinstance(n, ast.Import | ast.ImportFrom)]
     plain = {a.name.split(".")[0] for n in nodes if isinstance(n, ast.Import) for a in n.names}
     plain |= {n.module.split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
-    outside = {distribution.get(n, n).lower() for n in plain - set(sys.stdlib_module_names) - {"iqa_repro"}}
+    outside = {
+        distribution.get(n, n).lower().replace("_", "-")
+        for n in plain - set(sys.stdlib_module_names) - {"iqa_repro"}
+    }
     assert outside <= listed, f"not in settings.ini: {sorted(outside - listed)}"
 
 

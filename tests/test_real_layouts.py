@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from miniatures import BUILDERS, LABELS, REAL, has_real, real_table, write_miniature
 
@@ -240,6 +241,18 @@ def test_ava_with_the_votes_at_hand(tmp_path):
 def test_other_files_of_the_same_scores_have_the_same_digest(name, tmp_path):
     table, told = read(name, write_miniature(name, tmp_path / name, full=True, mirror=True))
     assert not told and published_digest(table) == (len(table), score_digest(table))
+
+
+@needs_labels
+def test_one_changed_score_is_noticed_and_another_order_is_not(tmp_path):
+    root = write_miniature("kadid10k", tmp_path / "kadid10k", full=True)
+    labels = pd.read_csv(root / "dmos.csv")
+    labels[::-1].to_csv(root / "dmos.csv", index=False)
+    assert not read("kadid10k", root)[1]
+    labels.loc[4711, "dmos"] -= 0.02
+    labels.to_csv(root / "dmos.csv", index=False)
+    (told,) = read("kadid10k", root)[1]
+    assert "the 10125 rows published for KADID-10k (mos), but its scores differ" in told
 
 
 @pytest.mark.parametrize("name", sorted(set(SIZES) - {"flive", "agin", "waterloo"}))

@@ -106,7 +106,7 @@ def get_set(
         raise ValueError("--from names a place to fetch from, --file a file that is here: give one of them")
     folder = (root.expanduser() if root else data_root()) / name.removesuffix("_captions")
     if not (folder.is_dir() and any(folder.iterdir())):
-        typer.echo(_terms_of_own(name, folder) if file else download_terms(name, root, place))
+        typer.echo(download_terms(name, root, file or place))
         if not (yes or typer.confirm("\nHave you read the terms, and do you agree?")):
             raise typer.Exit(1)
     with warnings.catch_warnings(record=True) as told:
@@ -121,15 +121,6 @@ def get_set(
     typer.echo(found)
     if "cannot be read" in found:
         raise typer.Exit(1)
-
-
-def _terms_of_own(name, folder):
-    from iqa_repro.data.catalog import DATASETS
-
-    if name not in DATASETS or ":" in name:
-        raise ValueError(f"unknown data set {name!r}; `iqa-repro data list` shows the names")
-    facts = DATASETS[name]
-    return f"{facts.title}\n  terms   {facts.terms}\n  page    {facts.home or 'none'}\n  goes to {folder}"
 
 # %% ../../nbs/5_app/00_data_commands.ipynb #a83e5c68
 def check_sets(

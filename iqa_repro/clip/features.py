@@ -84,10 +84,11 @@ class CropSet:
         return f"test-{self.n}" if self.seed is None else f"train-{self.n}-seed-{self.seed}"
 
     def cut(self, image: Tensor, size: int, key: str) -> Tensor:  # (n, 3, size, size)
-        "The crops of a picture (3, h, w) whose digest is `key` (our choice)"
+        "The crops of a picture (3, h, w), float or bytes, whose digest is `key` (our choice)"
         if self.seed is None:
-            return test_crops(image, size, self.n)
-        return train_crops(image[None], size, self.n, torch_generator(self.seed, "crops", key))[0]
+            return test_crops(image, size, self.n, bytes_too=True)
+        draw = torch_generator(self.seed, "crops", key)
+        return train_crops(image[None], size, self.n, draw, bytes_too=True)[0]
 
 
 TEST_CROPS = CropSet()  # ten fixed crops (UniQA App. A.3)
@@ -222,7 +223,8 @@ class FeatureStore:
 
         def cut(part):
             some = images[[rows[key] for key in part]]
-            return {key: crops.cut(image, size, key) for key, image in zip(part, some, strict=True)}
+            stream = some if isinstance(some, Tensor) else some.pixels()  # files: cut as bytes, scaled after
+            return {key: crops.cut(image, size, key) for key, image in zip(part, stream, strict=True)}
 
         return map(cut, parts) if isinstance(images, Tensor) else read_ahead(cut, parts, window=1)
 

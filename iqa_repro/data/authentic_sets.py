@@ -109,7 +109,7 @@ def read_spaq(
     facts = TableFacts("SPAQ", 0.0, 100.0, True, "mos", "github.com/h4nwei/SPAQ")
     return finish_table(table, folder, labels, facts, 11125, "TestImage", anywhere=True, strict=strict)
 
-
+# %% ../../nbs/1_data/17_authentic_sets.ipynb #f1ed38b4
 def _spaq_sheet(path, names):
     "A sheet's rows in the order of `names`; a missing picture is an error, an empty cell is not"
     sheet = pd.read_excel(path, dtype={"Image name": str}).set_index("Image name")
@@ -144,7 +144,7 @@ def read_flive(
     flat = not any("voc_emotic_ava/" in path.lower() for path in folder)
     return finish_table(table, folder, labels, facts, published, anywhere=flat, strict=strict)
 
-
+# %% ../../nbs/1_data/17_authentic_sets.ipynb #27f06b12
 def _flive_patches(path, pictures):
     table = pd.read_csv(path, dtype={"name": str}).rename(columns={"name": "image"})[["image", "mos"]]
     parts = table["image"].str.extract(r"([^/]+)_patch_(\d)\.\w+$")

@@ -12,27 +12,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .images import check_images, resize
+from .images import as_unit, check_images, resize
 
 # %% ../../nbs/1_data/02_crops.ipynb #d26a5959
 def fit_crop(
     images: Tensor,  # (b, 3, h, w) or (3, h, w) float in [0, 1]
     size: int,  # side of the crop to be taken, pixels
     small: str = "resize",  # 'resize' enlarges the short side to `size`, 'error' refuses
+    bytes_too: bool = False,  # whether bytes 0 … 255 will do; they stay bytes where nothing is enlarged
 ) -> Tensor:  # same rank, both sides ≥ size
     "Pictures from which a crop of `size` can be taken (our choice)"
     if small not in ("resize", "error"):
         raise ValueError(f"small must be 'resize' or 'error', got {small!r}")
     if size < 1:
         raise ValueError(f"a crop has at least 1 pixel, got {size}")
-    height, width = check_images(images).shape[-2:]
+    height, width = check_images(images, bytes_too).shape[-2:]
     if min(height, width) >= size:
         return images
     if small == "error":
         raise ValueError(
             f"a crop of {size} does not fit into a picture of {height}×{width}; use small='resize' or a smaller crop"
         )
-    return resize(images, size)
+    return resize(as_unit(images), size)
 
 # %% ../../nbs/1_data/02_crops.ipynb #6e6ee2cf
 def crop_corners(
@@ -60,11 +61,13 @@ def test_crops(
     size: int,  # side of the crops, pixels
     n: int = 1,  # number of crops a picture
     small: str = "resize",  # what to do with pictures below `size`: 'resize' or 'error'
+    bytes_too: bool = False,  # whether bytes 0 … 255 will do; crops are floats in any case
 ) -> Tensor:  # (b, n, 3, size, size), or (n, 3, size, size) for one picture
     "Fixed crops, the same at each call (our choice; UniQA: 10 random ones)"
-    images = fit_crop(images, size, small)
+    images = fit_crop(images, size, small, bytes_too)
     corners = crop_corners(*images.shape[-2:], size, n)
-    return torch.stack([images[..., top : top + size, left : left + size] for top, left in corners], dim=-4)
+    crops = [images[..., top : top + size, left : left + size] for top, left in corners]
+    return as_unit(torch.stack(crops, dim=-4))
 
 
 test_crops.__test__ = False  # the name is no test of pytest's
@@ -76,6 +79,7 @@ def train_crops(
     n: int,  # crops a picture
     generator: torch.Generator,  # on the CPU; moves on with each call
     flip: bool = True,  # whether half of the crops are mirrored left to right
+    bytes_too: bool = False,  # whether bytes 0 … 255 will do; crops are floats in any case
 ) -> Tensor:  # (b, n, 3, size, size)
     "Random crops, each with a place and a mirroring of its own (our choice; pictures below `size` are enlarged)"
     if not isinstance(generator, torch.Generator):
@@ -85,8 +89,13 @@ def train_crops(
     if n < 1:
         raise ValueError(f"at least 1 crop is needed, got {n}")
     if not isinstance(images, Tensor):
-        return torch.cat([train_crops(image[None], size, n, generator, flip) for image in images])
-    images = fit_crop(check_images(images), size)
+        stream = (
+            images.pixels() if hasattr(images, "pixels") else images
+        )  # files (`data/pictures`): cut as bytes
+        return torch.cat(
+            [train_crops(image[None], size, n, generator, flip, bytes_too=True) for image in stream]
+        )
+    images = fit_crop(check_images(images, bytes_too), size, bytes_too=bytes_too)
     ends = (images.shape[-2] - size + 1, images.shape[-1] - size + 1, 2)  # tops, lefts, heads or tails
     draws = [torch.randint(end, (len(images), n), generator=generator).tolist() for end in ends]
     crops = []
@@ -94,7 +103,7 @@ def train_crops(
         for top, left, mirrored in zip(*places, strict=True):
             crop = image[:, top : top + size, left : left + size]
             crops.append(crop.flip(-1) if flip and mirrored else crop)
-    return torch.stack(crops).unflatten(0, (len(images), n))
+    return as_unit(torch.stack(crops)).unflatten(0, (len(images), n))
 
 # %% ../../nbs/1_data/02_crops.ipynb #40e40f1d
 def train_crop(

@@ -139,6 +139,7 @@ DOWNLOADS = {  # data set -> place -> files; the first place is the one that is 
     "flive": {
         "mirror": _mirrored(
             *("flive.tgz", 5414976833, "85d257ebb00b99ff998e6aa4276be5cbd4762699874f57bcbf3261e441961696"),
+            # HEAD: only the beginning of the commit that was read is known
             *(
                 f"{_GITHUB}niu-haoran/FLIVE_Database/HEAD/{name}"
                 for name in ("labels_image.csv", "labels640.csv", "labels=640_padded.csv")
@@ -182,7 +183,7 @@ BY_HAND = {  # data set -> what a person does for the authors' own copy (dataset
     "agin": "fetch the pictures and the csv of scores from OneDrive or Baidu (code riha) as it says",
     "ava": "no page of the authors is alive; github.com/imfing/ava_downloader lists 64 parts of 7z and a torrent",
     "aadb": "fetch datasetImages_warp256.zip (or the pictures in full size), the new test pictures and imgListFiles_label.zip from Google Drive",
-    "eciqad": "how it lies on disk is not published where we looked; write a CSV with the columns image,mos for read_table",
+    "eciqad": "how it lies on disk is not published where we looked; put its pictures and one CSV with the columns image,mos into a folder named eciqad",
 }
 _BROUGHT = (
     Archive("datasetImages_warp256.zip", 138076608, "sha256:a31adc66"),
@@ -194,27 +195,31 @@ def find_download(
     place: str | None = None,  # a key of DOWNLOADS[name]; None: the first
 ) -> tuple[Archive, ...]:  # files to fetch
     "Where a data set can be fetched, or an error that says what to do instead (our choice)"
+    _check_name(name)
+    places = DOWNLOADS.get(name.removesuffix("_captions"), {})
+    if places and (place is None or place in places):
+        return places[place or next(iter(places))]
+    if name in BY_HAND and place in (None, "authors"):
+        advice = (f"open {_address(DATASETS[name].home)}: " if DATASETS[name].home else "") + BY_HAND[name]
+        unpack = (
+            f"; then unpack with `iqa-repro data get {name} --file …`, with --file once for each file"
+            * (name != "eciqad")
+        )
+        raise ValueError(
+            f"{DATASETS[name].title} has no {'archive of the authors' if places else 'archive'} that a program may fetch. {advice[0].upper()}{advice[1:]}{unpack}"
+        )
+    raise ValueError(
+        f"{DATASETS[name].title} is at {list(places) or 'no place that a program may fetch from'}, got {place!r}"
+    )
+
+
+def _check_name(name):
     if name not in DATASETS or name.startswith("embedded:"):
         names = sorted(n for n in DATASETS if ":" not in n)
         near = difflib.get_close_matches(str(name), names, n=1)
         raise ValueError(
             f"there is nothing to fetch for {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Data sets are {names}; stand-ins are made here"
         )
-    places = DOWNLOADS.get(name.removesuffix("_captions"), {})
-    if places and (place is None or place in places):
-        return places[place or next(iter(places))]
-    if name in BY_HAND and place in (None, "authors"):
-        home = f"open {_address(DATASETS[name].home)}: " if DATASETS[name].home else ""
-        unpack = (
-            f"; then unpack with `iqa-repro data get {name} --file …`, with --file once for each file"
-            * (name != "eciqad")
-        )
-        raise ValueError(
-            f"{DATASETS[name].title} has no {'archive of the authors' if places else 'archive'} that a program may fetch. {home[:1].upper()}{home[1:]}{BY_HAND[name]}{unpack}"
-        )
-    raise ValueError(
-        f"{DATASETS[name].title} is at {list(places) or 'no place that a program may fetch from'}, got {place!r}"
-    )
 
 
 def _address(page):
@@ -385,7 +390,7 @@ def _known_version(job):
         _forget(job.part)
     return known
 
-
+# %% ../../nbs/1_data/21_downloads.ipynb #eb71cf98
 def _version(answer):
     tag = answer.headers.get("ETag", "")
     return (
@@ -394,30 +399,17 @@ def _version(answer):
 
 
 def _judge(answer, job, known):
-    "Bytes of the whole file, None where the server does not say; errors for what is no file"
+    "Bytes of the whole file, None where the server does not say; errors for what is not the file"
+    _refuse(answer, job)
     status, have, version = answer.status_code, job.have, _version(answer)
-    if status in (401, 403, 407):
-        raise PermissionError(f"{job.url} may not be fetched (status {status}){_open(job.transfer)}")
-    if status in (404, 410):
-        raise FileNotFoundError(f"{job.url} is not there any more (status {status}){_open(job.transfer)}")
     span = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
     if status == 416 and span and int(span[2]) == have:
-        return have
+        return have  # nothing is left to send
     if status == 416 or (
         status == 206 and (not span or span[1] != str(have) or (version and version != known["version"]))
     ):
-        warnings.warn(
-            f"{job.url} has changed since the first {have} bytes came; it is fetched from the start",
-            stacklevel=8,
-        )
-        _forget(job.part)
+        _begin_anew(job, "has changed")
         raise _Again(f"status {status}, {answer.headers.get('Content-Range', 'no range')}")
-    if status not in (200, 206):
-        if status < 500 and status not in (408, 425, 429):
-            raise OSError(f"{job.url} answered with status {status}{_open(job.transfer)}")
-        raise _Again(f"status {status}")
-    if answer.headers.get("Content-Type", "").startswith("text/html"):
-        raise ValueError(f"{job.url} sent a page and no file{_open(job.transfer)}")
     length = answer.headers.get("Content-Length")
     total = int(span[2]) if status == 206 else int(length) if length else None
     if job.size is not None and total not in (None, job.size):
@@ -435,12 +427,33 @@ def _judge(answer, job, known):
             f"{job.url} does not say how long it is, so nobody could tell whether it is whole{_open(job.transfer)}"
         )
     if status == 200 and have:
-        reason = (
-            "has changed" if version != known["version"] else "is at a server that cannot go on in the middle"
+        _begin_anew(
+            job,
+            "has changed"
+            if version != known["version"]
+            else "is at a server that cannot go on in the middle",
         )
-        warnings.warn(f"{job.url} {reason}; it is fetched from the start, not from byte {have}", stacklevel=8)
-        _forget(job.part)
     return total
+
+
+def _refuse(answer, job):
+    "Errors for what is no file and will not become one; `_Again` for a server that is busy"
+    status, hint = answer.status_code, _open(job.transfer)
+    if status in (401, 403, 407):
+        raise PermissionError(f"{job.url} may not be fetched (status {status}){hint}")
+    if status in (404, 410):
+        raise FileNotFoundError(f"{job.url} is not there any more (status {status}){hint}")
+    if status >= 500 or status in (408, 425, 429):
+        raise _Again(f"status {status}")
+    if status not in (200, 206, 416):
+        raise OSError(f"{job.url} answered with status {status}{hint}")
+    if status != 416 and answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise ValueError(f"{job.url} sent a page and no file{hint}")
+
+
+def _begin_anew(job, reason):
+    warnings.warn(f"{job.url} {reason}; it is fetched from the start, not from byte {job.have}", stacklevel=9)
+    _forget(job.part)
 
 
 def _write_down(answer, job, total):
@@ -458,14 +471,12 @@ def _write_down(answer, job, total):
         disable=None if job.transfer.progress else True,
     )
     try:
-        with (
-            open(job.part, "ab", buffering=0) as file,
-            bar,
-        ):  # no buffer: a killed process loses no byte that came
+        with open(job.part, "ab") as file, bar:
             for block in answer.iter_raw():
                 if file.tell() == 0 and re.match(rb"\s*<(!doctype html|html)", block[:200], re.I):
                     raise ValueError(f"{job.url} sent a page and no file{_open(job.transfer)}")
                 file.write(block)
+                file.flush()  # what came is kept, whatever happens to this process
                 bar.update(len(block))
     except ValueError:
         _forget(job.part)
@@ -505,12 +516,16 @@ _PACKED = (".zip", ".tar", ".tgz", ".tar.gz")
 def download_terms(
     name: str,  # a key of DATASETS
     root: str | Path | None = None,  # folder of the data sets' folders; None: `data_root()`
-    place: str | None = None,  # a key of DOWNLOADS[name]; None: the first
+    source: str | Sequence[str | Path | Archive] | None = None,  # as for get_dataset
 ) -> str:  # several lines
     "What a person should read before a data set is fetched (our choice)"
-    facts, archives = DATASETS[name] if name in DATASETS else None, find_download(name, place)
-    root = data_root() if root is None else Path(root).expanduser()
-    total = sum(archive.bytes or archive.about or 0 for archive in archives)
+    archives = _archives_of(name, source)
+    facts, root = DATASETS[name], data_root() if root is None else Path(root).expanduser()
+    terms = facts.terms.replace("as for LIVE", f"as for LIVE: {DATASETS['live'].terms}")
+    room = sum(
+        (archive.bytes or archive.about or 0) * (_UNPACKED + (not archive.url.startswith("file:")))
+        for archive in archives
+    )
     unknown = (
         " and files of unknown size" if any(not (a.bytes or a.about or a.extra) for a in archives) else ""
     )
@@ -522,24 +537,43 @@ def download_terms(
         else "size unknown"
     )
     lines = [
-        f"{archive.name} ({size(archive)}) from {urlsplit(archive.url).netloc}{', if the archive lacks it' * archive.extra}"
+        f"{archive.name} ({size(archive)}) from {urlsplit(archive.url).netloc or 'this machine'}{', if the archive lacks it' * archive.extra}"
         for archive in archives
     ]
     mirror = any(archive.url.startswith(_HUB) for archive in archives)
     return "\n".join(
         [
             f"{facts.title}: {facts.pictures} pictures",
-            f"  terms   {facts.terms}"
-            + ". What was not found is no permission: ask the authors" * (facts.terms == "not stated"),
+            f"  terms   {terms}"
+            + ". What was not found is no permission: ask the authors" * (terms == "not stated"),
             f"  page    {_address(facts.home) or 'none of the authors is alive'}",
-            *["  copy    of a mirror, which is not the authors'; its own licence tag is not theirs"] * mirror,
+            *[
+                "  copy    of a mirror, which is not the authors'; its own licence tag is not theirs. The archive stays in the client's cache (HF_HOME)"
+            ]
+            * mirror,
             *(
                 f"  {word}  {line}"
                 for word, line in zip(["files "] + ["      "] * len(lines), lines, strict=False)
             ),
-            f"  goes to {root / name.removesuffix('_captions')}; room for {_amount(int(total * (1 + _UNPACKED)))}{unknown} is needed",
+            f"  goes to {root / name.removesuffix('_captions')}; room for {_amount(int(room))}{unknown} is needed",
         ]
     )
+
+
+def _archives_of(name, source):
+    if source is None or isinstance(source, str):
+        return find_download(name, source)
+    _check_name(name)
+    return tuple(map(_as_archive, source))
+
+
+def _as_archive(file):
+    if isinstance(file, Archive):
+        return file
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    return Archive(path.absolute().as_uri(), path.stat().st_size)
 
 # %% ../../nbs/1_data/21_downloads.ipynb #811ab142
 def describe_folder(
@@ -547,6 +581,7 @@ def describe_folder(
     folder: str | Path,  # where the set lies
 ) -> str:  # one line
     "What a set's reader finds in a folder, incomplete rows left out (our choice)"
+    _check_name(name)
     facts = DATASETS[name]
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -570,12 +605,11 @@ def get_dataset(
     transfer: Transfer = Transfer(),  # patience
 ) -> Path:  # folder of the set, unpacked
     "Fetch, check and unpack a data set into its folder, once (our choice)"
+    archives = _archives_of(name, source)
     root, folder_name = (
         data_root() if root is None else Path(root).expanduser(),
         name.removesuffix("_captions"),
     )
-    brought = source is not None and not isinstance(source, str)
-    archives = [*map(_as_archive, source)] if brought else find_download(name, source)
     folder = root / folder_name
     if folder.is_dir() and any(folder.iterdir()):
         warnings.warn(
@@ -583,9 +617,8 @@ def get_dataset(
         )
         return folder
     if not agreed:
-        terms = DATASETS[name].terms if brought else download_terms(name, root, source)
         raise ValueError(
-            f"{terms}\nRead this first; whoever agrees calls get_dataset({name!r}, …, agreed=True)"
+            f"{download_terms(name, root, source)}\nRead this first; whoever agrees calls get_dataset({name!r}, …, agreed=True)"
         )
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{folder_name}.lock"):
@@ -598,32 +631,23 @@ def get_dataset(
     return folder
 
 # %% ../../nbs/1_data/21_downloads.ipynb #36ea95f3
-def _as_archive(file):
-    if isinstance(file, Archive):
-        return file
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {path}")
-    return Archive(path.absolute().as_uri())
-
-
 def _fetch_and_unpack(name, folder, archives, transfer):
     staging, waiting = folder.parent / f".{folder.name}-coming", folder.parent / ".downloads" / folder.name
     shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     wanted = [archive for archive in archives if not archive.extra]
     _check_all_room(wanted, folder.parent, waiting, DATASETS[name].title)
     packed = [(archive, _bring(archive, waiting, transfer)) for archive in wanted]
-    rars = [path for _, path in packed if path.name.lower().endswith(".rar")]
-    if rars:
+    foreign = [path for _, path in packed if re.search(r"\.(rar|7z|z\d\d|\d{3})$", path.name.lower())]
+    if foreign:
         raise ValueError(
-            f"{rars[0]} is here and checked, but Python cannot unpack .rar. Do it yourself: `7z x {rars[0]} -o{folder}` or `unrar x {rars[0]} {folder}/`, "
-            f"then `iqa-repro data check {folder.parent}`"
+            f"{foreign[0]} is here{' and checked' * foreign[0].is_relative_to(waiting)}, but Python cannot unpack {foreign[0].suffix}. Do it yourself: "
+            f"`7z x {foreign[0]} -o{folder}`, then `iqa-repro data check {folder.parent}`"
         )
     inside, several = staging / "set", sum(path.name.lower().endswith(_PACKED) for _, path in packed) > 1
     try:
-        for archive, path in packed:
+        for _, path in packed:
             if path.name.lower().endswith(_PACKED):
-                unpack_archive(path, inside / path.name.split(".")[0] if several else inside)
+                _unpack(path, inside / path.name.split(".")[0] if several else inside, waiting)
         for archive, path in packed:
             if not path.name.lower().endswith(_PACKED):
                 _add(path, inside, archive.name)
@@ -635,6 +659,15 @@ def _fetch_and_unpack(name, folder, archives, transfer):
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     shutil.rmtree(waiting, ignore_errors=True)
+
+
+def _unpack(path, target, waiting):
+    try:
+        unpack_archive(path, target)
+    except ValueError:
+        if path.is_relative_to(waiting):  # else the next call would take it for good
+            path.unlink()
+        raise
 
 
 def _check_all_room(archives, root, waiting, title):
@@ -661,7 +694,7 @@ def _check_all_room(archives, root, waiting, title):
     _check_room(root, unpacked + plain + hub * together, f"{title}, archive and unpacked,")
     _check_room(cache, hub, f"the archive of {title} in the cache of the Hugging Face client")
 
-
+# %% ../../nbs/1_data/21_downloads.ipynb #705ffb10
 def _bring(archive, waiting, transfer):
     "The archive's path on this disk, checked"
     if archive.url.startswith("file:"):

@@ -153,7 +153,7 @@ PUBLISHED_SCORES = {  # (name, score set): rows, digest; from copies of the tabl
     ("AADB", "score"): (9831, "67c75b3ecd48d69e"),  # without the 127 validation names that are test names too
 }
 
-
+# %% ../../nbs/1_data/15_folders.ipynb #2a1e996b
 def score_digest(
     table: pd.DataFrame,  # `image` in any folder or case, `mos` as published
 ) -> str:  # 16 hexadecimal digits

@@ -31,7 +31,7 @@ def title_of(
     known = DATASETS[plain].title if plain in DATASETS else plain or "unnamed"
     return f"{known}, stand-in" if name != plain else known
 
-
+# %% ../../nbs/1_data/22_gallery.ipynb #5dc08407
 def describe_dataset(
     table: pd.DataFrame,  # picture table, or Waterloo's without scores
 ) -> dict[str, object]:  # set, rows, references, kinds, parts, score set, range, seen, better, scores
@@ -80,7 +80,7 @@ def draw_scores(
     figure.supylabel("pictures", fontsize=7)
     return figure
 
-
+# %% ../../nbs/1_data/22_gallery.ipynb #ba92ecc3
 def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
     row, facts = describe_dataset(table), TableFacts(**table.attrs.get("facts", {}))
     ours = {"color": "#0173b2" if "stand-in" not in row["set"] else "#949494"}  # real blue, stand-in grey
@@ -93,7 +93,7 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
         ax.set_yticks([])
         for place, kind in enumerate(
             kinds
-        ):  # inside the panel: labels beside it would push all panels below each other
+        ):  # inside the panel: labels beside it would widen the whole column
             ax.text(counts.max() * 0.03, place, kind, va="center", fontsize=6)
         told, label = "no scores", "pictures of each kind"
     else:
@@ -150,7 +150,7 @@ def draw_extremes(
         ax.set_title(f"{title_of(table)}\n{scores}", loc="left", fontsize=6.5)
     return figure
 
-
+# %% ../../nbs/1_data/22_gallery.ipynb #4adcbc68
 def _thumbnail(path: str, side: int) -> np.ndarray:
     "The middle of a picture, as a square"
     pixels = (read_image(path).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['AVA_COLUMNS', 'AADB_LISTS', 'AADB_ATTRIBUTES', 'read_agiqa3k', 'read_aigiqa20k', 'read_agin', 'read_ava', 'ava_list',
-           'read_ava_captions', 'read_aadb', 'read_waterloo']
+           'read_ava_captions', 'read_captioned_ava', 'read_aadb', 'read_waterloo']
 
 # %% ../../nbs/1_data/18_generated_and_aesthetic_sets.ipynb #1b3d47fc
 import json
 import re
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def read_aigiqa20k(
     published = 14000 if set(table["split"]) == {"train"} else 20000
     return finish_table(table, folder, files, facts, published, anywhere=True, strict=strict)
 
-
+# %% ../../nbs/1_data/18_generated_and_aesthetic_sets.ipynb #a2267b6f
 def _aigiqa_sheet(path):
     read = pd.read_excel if path.suffix.lower() == ".xlsx" else pd.read_csv
     frame = read(path)
@@ -169,6 +170,27 @@ def read_ava_captions(
     rows = [(f"{parts[1]}.jpg", text) for parts in lines for text in parts[2:] if text.strip()]
     return pd.DataFrame(rows, columns=["image", "caption"])
 
+
+def read_captioned_ava(
+    root: str | Path,  # folder of AVA, with a file of comments in it
+    strict: bool = True,  # as for read_ava
+) -> pd.DataFrame:  # AVA's picture table of the pictures with comments; captions: a list for each
+    "AVA with the comments of AVA-Captions (UniQA §5.1; datasets.md §2.17)"
+    table, folder = read_ava(root, strict), DataFolder(root)
+    file = folder.label_file(
+        "CLEAN_AVA_FULL_AFTER_SUBJECTIVE_CLEANING.json",
+        "AVA_Comments_Full.txt",
+        what="file of comments (AVA-Captions)",
+    )
+    said = read_ava_captions(file).groupby("image")["caption"].agg(list)
+    captions = table["image"].map(lambda path: Path(path).name).map(said)
+    if lost := len(said) - int(captions.notna().sum()):
+        warnings.warn(
+            f"{file}: {lost} of {len(said)} pictures with comments are not in AVA's table; their comments are left out",
+            stacklevel=2,
+        )
+    return table.assign(captions=captions)[captions.notna()].reset_index(drop=True)
+
 # %% ../../nbs/1_data/18_generated_and_aesthetic_sets.ipynb #95e6e756
 AADB_LISTS = {"train": "Train", "validation": "Validation", "test": "TestNew"}
 AADB_ATTRIBUTES = {  # the lists' word: our column
@@ -216,7 +238,7 @@ def read_aadb(
     table = table.reset_index(drop=True)
     return finish_table(table, folder, labels, facts, 9958 - 127, size, strict=strict, known=known)
 
-
+# %% ../../nbs/1_data/18_generated_and_aesthetic_sets.ipynb #8c724f3e
 def _aadb_list(path, column):
     return pd.read_csv(path, sep=r"\s+", header=None, names=["image", column], dtype={"image": str})
 

@@ -27,7 +27,7 @@ def read_own(
     facts = TableFacts(path.stem, low, high, higher_is_better, source="own table")
     return finish_table(table, DataFolder(path.parent), path, facts, len(table), strict=strict)
 
-
+# %% ../../nbs/1_data/24_own_tables.ipynb #4930d0ba
 def _own_csv(path):
     if not path.is_dir():
         return path
@@ -63,7 +63,7 @@ META_SETS = {  # what pyiqa's list of a set holds: title, score set, range, high
 }
 _PARTS = {"train": "train", "val": "validation", "test": "test", "0": "train", "1": "validation", "2": "test"}
 
-
+# %% ../../nbs/1_data/24_own_tables.ipynb #c5f95cdb
 def read_meta_csv(
     name: str,  # a key of META_SETS
     root: str | Path,  # folder with the set's pictures
@@ -92,7 +92,7 @@ def read_meta_csv(
         table, folder, Path(labels), facts, rows, anywhere=name != "live", strict=strict, known=known
     )
 
-
+# %% ../../nbs/1_data/24_own_tables.ipynb #a19ab0a1
 def _meta_rows(path, pattern):
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; pyiqa's are called meta_info_….csv")

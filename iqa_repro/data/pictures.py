@@ -19,7 +19,7 @@ from joblib import cpu_count
 from torch import Tensor
 
 from .catalog import load_images
-from .images import read_image, resize
+from .images import as_unit, read_pixels, resize
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8ac1f6a1
 def read_ahead(
@@ -71,14 +71,16 @@ class PictureFiles(Sequence):
             return self._like(self.paths[rows])
         if isinstance(rows, Tensor | np.ndarray):
             rows = rows.tolist()
-        return (
-            self._like([self.paths[row] for row in rows])
-            if isinstance(rows, Sequence)
-            else self._read(self.paths[rows])
-        )
+        if isinstance(rows, Sequence):
+            return self._like([self.paths[row] for row in rows])
+        return as_unit(self._read(self.paths[rows])).contiguous()
 
     def __iter__(self) -> Iterator[Tensor]:  # (3, h, w) float32 in [0, 1] each
         "One picture after the other, the next ones being read meanwhile (our choice)"
+        return read_ahead(lambda path: as_unit(self._read(path)).contiguous(), self.paths, self.workers)
+
+    def pixels(self) -> Iterator[Tensor]:  # (3, h, w) each: bytes of most files, as from `read_pixels`
+        "The same, for those who cut first and scale after (our choice)"
         return read_ahead(self._read, self.paths, self.workers)
 
     def split(self, size: int) -> list["PictureFiles"]:
@@ -89,9 +91,9 @@ class PictureFiles(Sequence):
         return PictureFiles(paths, self.short_side, self.truncated, self.workers)
 
     def _read(self, path):
-        image = read_image(path, truncated=self.truncated)
+        image = read_pixels(path, self.truncated)
         if self.short_side is not None and min(image.shape[-2:]) > self.short_side:
-            image = resize(image, self.short_side)
+            image = resize(as_unit(image), self.short_side)
         return image
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8375456f

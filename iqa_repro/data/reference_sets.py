@@ -65,7 +65,7 @@ def read_live(
     known = table["image"][copies].tolist()
     return finish_table(table[~copies], folder, labels, facts, 779, strict=strict, known=known)
 
-
+# %% ../../nbs/1_data/16_reference_sets.ipynb #a6018abf
 def _live_parameters(folder):
     "info.txt of each folder: lines of source, picture, parameter"
     found = {}
@@ -113,7 +113,7 @@ def read_csiq(
     facts = TableFacts("CSIQ", 0.0, 1.0, False, "dmos", "s2.smu.edu/~eclarson/csiq.html")
     return finish_table(table, folder, labels, facts, 866, anywhere=True, strict=strict)
 
-
+# %% ../../nbs/1_data/16_reference_sets.ipynb #8fa2dd5f
 def _csiq_sheet(path):
     wanted = ["image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"]
     sheet = pd.read_excel(path, sheet_name="all_by_image", header=3, usecols="D:I", dtype={"image": str})
@@ -140,7 +140,7 @@ NO_SEVERITY = {  # types whose mean score does not fall with the level (datasets
     "kadid10k": ("18", "25"),
 }
 
-
+# %% ../../nbs/1_data/16_reference_sets.ipynb #9418f28b
 def read_tid2013(
     root: str | Path,  # folder with distorted_images, reference_images and mos_with_names.txt
     strict: bool = True,  # False: leave incomplete rows out, with a warning
@@ -170,7 +170,7 @@ def read_tid2013(
 # %% ../../nbs/1_data/16_reference_sets.ipynb #23c83709
 KADID_COPIES = (("01", 1), ("03", 1), ("08", 1), ("18", 3))  # type and level with the reference's own pixels
 
-
+# %% ../../nbs/1_data/16_reference_sets.ipynb #f8b2c884
 def read_kadid10k(
     root: str | Path,  # folder with images and dmos.csv
     strict: bool = True,  # False: leave incomplete rows out, with a warning
@@ -215,7 +215,7 @@ _PIPAL = {  # part: label files, folders of the pictures, score set, rows
     ),
 }
 
-
+# %% ../../nbs/1_data/16_reference_sets.ipynb #4152f8bd
 def read_pipal(
     root: str | Path,  # folder with Train_Label, Train_Ref and the distorted pictures
     part: str = "train",  # or "validation", for those who have its list of scores

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..clip.backbone import Backbone, image_tokens, tokenize
 from ..clip.partial import finish_image, finish_text, text_states
 from ..data.crops import fit_crop
+from ..data.images import as_unit
 from ..data.labelled import Labelled
 from ..data.photographs import SCENES
 from ..data.pictures import PictureFiles, map_pictures, read_ahead
@@ -188,7 +189,9 @@ class _Crops:
         return self.generator if self.recipe.stream == "run" else torch.Generator().manual_seed(step)
 
     def fit(self, images):
-        return fit_crop(squeeze_pictures(images, self.size, self.recipe, "tune"), self.size)
+        return fit_crop(
+            squeeze_pictures(images, self.size, self.recipe, "tune"), self.size, bytes_too=self.files
+        )
 
     def ends(self, image):  # how many tops, lefts and mirrorings there are
         return [image.shape[-2] - self.size + 1, image.shape[-1] - self.size + 1, 2]
@@ -196,14 +199,17 @@ class _Crops:
     def cut(self, rows, views):
         "The fixed crops of some pictures; each of them is read once"
         crops, once = [None] * len(rows), rows.unique()
-        for row, image in zip(once.tolist(), self.images[once], strict=True):
+        some = (
+            self.images[once].pixels() if self.files else self.images[once]
+        )  # files: cut as bytes, scaled after
+        for row, image in zip(once.tolist(), some, strict=True):
             image = self.fit(image[None])[0] if self.files else image
             for i in (rows == row).nonzero().flatten().tolist():
                 place = self.places[row, views[i]].tolist()
                 if self.files:
                     place = [int(share * end) for share, end in zip(place, self.ends(image), strict=True)]
                 top, left, mirrored = place
-                crop = image[:, top : top + self.size, left : left + self.size]
+                crop = as_unit(image[:, top : top + self.size, left : left + self.size])
                 crops[i] = crop.flip(-1) if mirrored else crop
         return torch.stack(crops).to(self.device)
 

@@ -20,6 +20,7 @@ from ..clip.backbone import Backbone, image_tokens
 from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import test_crops
+from ..data.images import as_unit
 from .prompts import TextPrompt, VisualPrompt, quality_words
 from .recipes import RECIPES, Recipe
 
@@ -46,8 +47,9 @@ def squeeze_pictures(
     if getattr(recipe, f"{stage}_resize") == "none":
         return images
     if not isinstance(images, Tensor):
-        return (squeeze_pictures(image[None], size, recipe, stage)[0] for image in images)
-    factor, mode, smooth = _SQUARES[stage]
+        stream = images.pixels() if hasattr(images, "pixels") else images
+        return (squeeze_pictures(image[None], size, recipe, stage)[0] for image in stream)
+    images, (factor, mode, smooth) = as_unit(images), _SQUARES[stage]
     side = round(factor * size)
     return F.interpolate(images, (side, side), mode=mode, antialias=smooth, align_corners=False).clamp(0, 1)
 

@@ -27,8 +27,8 @@ class Claim:
 
     sentence: str  # in words
     predicate: Callable[
-        [pd.DataFrame], bool | np.ndarray
-    ]  # rows → True, False, or margins (n,), > 0 in favour
+        [pd.DataFrame], bool | np.ndarray | None
+    ]  # rows → True, False, margins (n,), > 0 in favour, or None: not measured
     source: str  # where the paper says it, such as 'GRMP-IQA §4.6, Table 6'
 
 
@@ -40,6 +40,8 @@ def judge(
     "'holds', 'does not hold' or 'undecided', with the numbers (our choice: bootstrap interval of the mean margin)"
     answer = claim.predicate(rows)
     result = {"sentence": claim.sentence, "source": claim.source}
+    if answer is None:  # nobody measured what the claim is about
+        return {**result, "verdict": "undecided", "margin": None, "low": None, "high": None, "n": 0}
     if isinstance(answer, bool | np.bool_):
         verdict = "holds" if answer else "does not hold"
         return {**result, "verdict": verdict, "margin": None, "low": None, "high": None, "n": None}

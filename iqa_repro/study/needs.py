@@ -286,7 +286,7 @@ NEEDS = {  # paper/artefact -> what its notebook reads and does
     "grmp_iqa/fig1": Needs((*_META, *_JUDGES), columns={"livec": ("scene",)}, work=_fig1),
     "grmp_iqa/fig2": Needs(("livec",), work=_fig2),
     "grmp_iqa/fig3": Needs(),
-    "grmp_iqa/fig5": Needs((*_META, "live", "waterloo"), columns={"waterloo": ("quality",)}, work=_fig5),
+    "grmp_iqa/fig5": Needs((*_META, "live", "waterloo"), work=_fig5),
     "grmp_iqa/table1": Needs((*_META, *_FEW), work=_tunings(partial(_few_shot, _FEW), CONTENDERS)),
     "grmp_iqa/table2": Needs((*_META, *_SHARES), work=_tunings(_table2, ("linear probe",))),
     "grmp_iqa/table3": Needs((*_META, *_CROSS), work=_table3),
@@ -322,7 +322,7 @@ NEEDS = {  # paper/artefact -> what its notebook reads and does
     ),
 }
 
-
+# %% ../../nbs/4_study/22_needs.ipynb #a83472b3
 def artefact_needs(
     name: str,  # paper/artefact, a key of NEEDS
     profile: str,  # name or file of a profile

@@ -226,7 +226,7 @@ def comment_work(
     ]
     return [*diet_work(Diet(("aesthetics",), seed=seed, profile=profile)), *scoring]
 
-
+# %% ../../nbs/4_study/21_workload.ipynb #59198e3d
 def diet_work(
     diet: Diet,  # what a CLIP reads
 ) -> list[Work]:  # empty for the CLIP that read nothing
