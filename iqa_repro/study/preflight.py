@@ -23,7 +23,7 @@ import torch
 from ..clip.backbone import OPENAI_SHA256, weights_file
 from ..core.paths import cache_root, data_root, project_root, sha256_of
 from ..core.profiles import load_profile
-from ..data.catalog import DATASETS, load_dataset
+from ..data.catalog import DATASETS, LIQE_SCENES, load_dataset
 from .needs import NEEDS, artefact_needs, estimate_time, probe
 from .workload import Work, clip_config, merge_work, parameter_count, picture_count
 from ..uniqa.caption_files import caption_lines
@@ -103,8 +103,8 @@ def find_dataset(
     if load_profile(profile).data.source == "embedded":
         return Finding("ok", "stand-in, made on first use")
     root = data_root() if root is None else Path(root).expanduser()
-    folder = root / dataset.removesuffix("_captions") if dataset == "flive_captions" else root / dataset
-    if dataset not in DATASETS:
+    folder = root / dataset.removesuffix("_captions")  # captioned pictures are those of FLIVE and AVA
+    if dataset not in (*DATASETS, "ava_captions"):
         return Finding(
             "wrong",
             f"the catalogue has no {dataset!r}",
@@ -123,11 +123,10 @@ def find_dataset(
             return Finding("missing", f"not in {folder}", fetch)
     empty = [name for name in columns if name not in table or table[name].isna().all()]
     if empty:
-        return Finding(
-            "wrong",
-            f"{len(table)} pictures without {', '.join(empty)}",
-            f"no reader gives {', '.join(empty)}: write it into a CSV of your own",
-        )
+        todo = f"write {', '.join(empty)} into a CSV of your own (data/own_tables)"
+        if "scene" in empty and dataset in LIQE_SCENES:
+            todo = f"put LIQE's {LIQE_SCENES[dataset]} (github.com/zwx8981/LIQE, IQA_Database/*/splits2) into {folder}"
+        return Finding("wrong", f"{len(table)} pictures without {', '.join(empty)}", todo)
     if told:
         return Finding("warning", str(told[0].message), "nothing, if you mean it")
     return Finding("ok", f"{len(table)} pictures")
@@ -229,7 +228,7 @@ def find_memory(
         1, int(batch * (0.8 * free - memory_need(kind, 0, profile)) / (need - memory_need(kind, 0, profile)))
     )
     fit = (
-        f"add chunk = {chunk} to [pretraining]"
+        f"lower CHUNK of iqa_repro.study.unified to {chunk}"
         if kind == "pair"
         else f"lower the batch of {batch} to {chunk} in the profile"
     )

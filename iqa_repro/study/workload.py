@@ -23,7 +23,7 @@ from ..grmp.recipes import Recipe
 from .adapting import Adapting, adapter_settings
 from .protocols import VARIANTS, meta_settings, recipe_of
 from .tuning import Tuning, tuning_settings
-from .unified import Diet
+from .unified import CHUNK, Diet
 from ..uniqa.captioning import PROMPTS
 
 # %% ../../nbs/4_study/21_workload.ipynb #b5d51b98
@@ -243,7 +243,13 @@ def diet_work(
         comment_work(name, diet.seed) if "comments" in diet.parts else [],
     )
     key, seen = ("diet", replace(diet, smoke=False)), sizes["epochs"] * pairs
-    pair = Work("pair", seen, key, sizes.get("chunk") or sizes["batch"], 4 * parameter_count(name))
+    pair = Work(
+        "pair",
+        seen,
+        key,
+        sizes["batch"] if profile.data.source == "embedded" else min(CHUNK, sizes["batch"]),
+        4 * parameter_count(name),
+    )
     return [*works, pair, _reads("ava", seen, name, key)]
 
 # %% ../../nbs/4_study/21_workload.ipynb #457f43b9
