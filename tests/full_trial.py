@@ -30,7 +30,14 @@ from iqa_repro.uniqa.caption_files import write_captions
 from iqa_repro.uniqa.captioning import caption_requests
 from iqa_repro.uniqa.describing import Describer
 
-TIMES = dict.fromkeys(BUILDERS, 4) | {"livec": 10, "live": 2, "csiq": 2, "tid2013": 2, "kadid10k": 2, "pipal": 4}
+TIMES = dict.fromkeys(BUILDERS, 4) | {
+    "livec": 10,
+    "live": 2,
+    "csiq": 2,
+    "tid2013": 2,
+    "kadid10k": 2,
+    "pipal": 4,
+}
 SMALLER = {  # settings of full.toml -> of the trial, where a count is not cut by smoke=True
     'pretrained = "openai" ': 'pretrained = "random" ',
     "views = 10 ": "views = 2 ",

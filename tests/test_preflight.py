@@ -28,22 +28,7 @@ WORDS = re.compile(
 )
 
 
-OPEN = {  # (artefact, what says too little) -> what it does not say; strict: whoever mends it takes it out of here
-    ("uniqa/fig3", "run.json"): "pre-training hashes the tables of all captioned sets, FLIVE's too",
-    ("uniqa/fig3", "first cell"): "pre-training hashes the tables of all captioned sets, FLIVE's too",
-    ("beyond/together", "first cell"): "'all of both papers' training data' names no set",
-    ("uniqa/table1", "first cell"): "'the seven sets' names none",
-    ("uniqa/fig2", "first cell"): "run_facts loads CLIP",
-    ("uniqa/fig6", "first cell"): "run_facts loads CLIP",
-    ("uniqa/fig13", "first cell"): "run_facts loads CLIP",
-}
-
-
-def artefacts(what):
-    marks = lambda name: (
-        [pytest.mark.xfail(strict=True, reason=OPEN[name, what])] if (name, what) in OPEN else []
-    )
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in NEEDS])
+artefacts = pytest.mark.parametrize("name", NEEDS)
 
 
 def needs_line(name):
@@ -60,14 +45,14 @@ def test_every_experiment_has_an_entry():
     assert set(NEEDS) == set(list_experiments())
 
 
-@artefacts("run.json")
+@artefacts
 def test_entry_reads_what_the_committed_run_read(name):
     record = run_record(name)
     assert set(NEEDS[name].tables("embedded")) == set(record.get("datasets", {}))
     assert NEEDS[name].weights == ("clip" in record)
 
 
-@artefacts("first cell")
+@artefacts
 def test_entry_reads_what_the_first_cell_says(name):
     line, needs = needs_line(name), NEEDS[name]
     said = {TITLES[title] for title in WORDS.findall(line)}
