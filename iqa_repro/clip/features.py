@@ -223,8 +223,9 @@ class FeatureStore:
 
         def cut(part):
             some = images[[rows[key] for key in part]]
-            stream = some if isinstance(some, Tensor) else some.pixels()  # files: cut as bytes, scaled after
-            return {key: crops.cut(image, size, key) for key, image in zip(part, stream, strict=True)}
+            cut_one = lambda i, image: crops.cut(image, size, part[i])
+            views = map(cut_one, range(len(part)), some) if isinstance(some, Tensor) else some.map(cut_one)
+            return dict(zip(part, views, strict=True))
 
         return map(cut, parts) if isinstance(images, Tensor) else read_ahead(cut, parts, window=1)
 

@@ -57,9 +57,11 @@ class PictureFiles(Sequence):
         short_side: int | None = None,  # pixels; larger pictures are made that small, None: as they are
         truncated: bool = False,  # whether files that were cut short are read as far as they go
         workers: int | None = None,  # threads that read; None: one a core, at most 8
+        after: Callable[[Tensor], Tensor]
+        | None = None,  # done to each picture (3, h, w) by the thread that read it
     ):
         self.paths = [str(path) for path in paths]
-        self.short_side, self.truncated = short_side, truncated
+        self.short_side, self.truncated, self.after = short_side, truncated, after
         self.workers = max(1, min(8, cpu_count())) if workers is None else workers
 
     def __len__(self) -> int:
@@ -83,18 +85,37 @@ class PictureFiles(Sequence):
         "The same, for those who cut first and scale after (our choice)"
         return read_ahead(self._read, self.paths, self.workers)
 
+    def map(
+        self,
+        function: Callable[[int, Tensor], object],  # number and picture as from `pixels` -> anything
+    ) -> Iterator:  # results in order
+        "Results of a function of every picture, computed by the threads that read (our choice)"
+        return read_ahead(
+            lambda job: function(job[0], self._read(job[1])), enumerate(self.paths), self.workers
+        )
+
+    def then(
+        self,
+        function: Callable[[Tensor], Tensor],  # (3, h, w), bytes or float -> (3, h', w')
+    ) -> "PictureFiles":  # the same files
+        "Files with one more thing done to each picture when it is read (our choice)"
+        before = self.after or (lambda image: image)
+        return PictureFiles(
+            self.paths, self.short_side, self.truncated, self.workers, lambda image: function(before(image))
+        )
+
     def split(self, size: int) -> list["PictureFiles"]:
         "Parts of `size` pictures, as of a tensor (our choice)"
         return [self[i : i + size] for i in range(0, len(self), size)]
 
     def _like(self, paths):
-        return PictureFiles(paths, self.short_side, self.truncated, self.workers)
+        return PictureFiles(paths, self.short_side, self.truncated, self.workers, self.after)
 
     def _read(self, path):
         image = read_pixels(path, self.truncated)
         if self.short_side is not None and min(image.shape[-2:]) > self.short_side:
             image = resize(as_unit(image), self.short_side)
-        return image
+        return image if self.after is None else self.after(image)
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8375456f
 READING = {  # how pictures of a set are read, by the name in its facts; others as they are
@@ -153,10 +174,8 @@ def join_pictures(
             f"tensors and files cannot be joined, got {[type(part).__name__ for part in parts]}; load or open all of them"
         )
     first = parts[0]
-    if len({(part.short_side, part.truncated) for part in parts}) > 1:
+    if len({(part.short_side, part.truncated, part.after) for part in parts}) > 1:
         raise ValueError(
-            "these pictures are read in different ways (short_side, truncated); join sets that are read alike"
+            "these pictures are read in different ways (short_side, truncated, after); join sets that are read alike"
         )
-    return PictureFiles(
-        [path for part in parts for path in part.paths], first.short_side, first.truncated, first.workers
-    )
+    return first._like([path for part in parts for path in part.paths])

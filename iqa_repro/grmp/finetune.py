@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ..clip.backbone import Backbone, image_tokens, tokenize
 from ..clip.partial import finish_image, finish_text, text_states
-from ..data.crops import fit_crop
-from ..data.images import as_unit
+from ..data.crops import crop_at, fit_crop
 from ..data.labelled import Labelled
 from ..data.photographs import SCENES
 from ..data.pictures import PictureFiles, map_pictures, read_ahead
@@ -189,29 +188,30 @@ class _Crops:
         return self.generator if self.recipe.stream == "run" else torch.Generator().manual_seed(step)
 
     def fit(self, images):
-        return fit_crop(
-            squeeze_pictures(images, self.size, self.recipe, "tune"), self.size, bytes_too=self.files
-        )
+        return fit_crop(squeeze_pictures(images, self.size, self.recipe, "tune"), self.size)
 
     def ends(self, image):  # how many tops, lefts and mirrorings there are
         return [image.shape[-2] - self.size + 1, image.shape[-1] - self.size + 1, 2]
 
     def cut(self, rows, views):
-        "The fixed crops of some pictures; each of them is read once"
-        crops, once = [None] * len(rows), rows.unique()
-        some = (
-            self.images[once].pixels() if self.files else self.images[once]
-        )  # files: cut as bytes, scaled after
-        for row, image in zip(once.tolist(), some, strict=True):
-            image = self.fit(image[None])[0] if self.files else image
-            for i in (rows == row).nonzero().flatten().tolist():
-                place = self.places[row, views[i]].tolist()
-                if self.files:
-                    place = [int(share * end) for share, end in zip(place, self.ends(image), strict=True)]
-                top, left, mirrored = place
-                crop = as_unit(image[:, top : top + self.size, left : left + self.size])
-                crops[i] = crop.flip(-1) if mirrored else crop
+        "The fixed crops of some pictures; of a file all that are wanted at one reading"
+        if self.files:
+            return torch.stack(self._cut_files(rows, views)).to(self.device)
+        crops = []
+        for row, (top, left, mirrored) in zip(rows.tolist(), self.places[rows, views].tolist(), strict=True):
+            crop = self.images[row, :, top : top + self.size, left : left + self.size]
+            crops.append(crop.flip(-1) if mirrored else crop)
         return torch.stack(crops).to(self.device)
+
+    def _cut_files(self, rows, views):
+        once = rows.unique()
+        wanted = [(rows == row).nonzero().flatten().tolist() for row in once]
+        cut = lambda i, image: [
+            (k, crop_at(image, self.size, self.places[rows[k], views[k]].tolist())) for k in wanted[i]
+        ]
+        squeezed = squeeze_pictures(self.images[once], self.size, self.recipe, "tune")
+        crops = dict(pair for pairs in squeezed.map(cut) for pair in pairs)
+        return [crops[k] for k in range(len(rows))]
 
     def cut_ahead(self, batches):
         "Crops of each batch, of files while the batch before is learned from; None where `batch` sees to it itself"
@@ -234,7 +234,10 @@ class _Crops:
 
     def alike(self, rows):
         "Some files as one tensor"
-        images = [self.fit(image[None])[0] for image in self.images[rows]]
+        images = [
+            fit_crop(image, self.size)
+            for image in squeeze_pictures(self.images[rows], self.size, self.recipe, "tune")
+        ]
         if len(shapes := {tuple(image.shape[1:]) for image in images}) > 1:
             raise ValueError(
                 f"crop_offset='batch' takes one offset for all pictures of a step, but they have {len(shapes)} sizes, such as {sorted(shapes)[:2]}; "

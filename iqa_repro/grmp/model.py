@@ -8,7 +8,7 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'with_pixels', 'squeeze_pictures', '
 
 # %% ../../nbs/3_grmp/03_model.ipynb #4cac238e
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import test_crops
 from ..data.images import as_unit
+from ..data.pictures import PictureFiles
 from .prompts import TextPrompt, VisualPrompt, quality_words
 from .recipes import RECIPES, Recipe
 
@@ -38,17 +39,16 @@ def with_pixels(
 
 
 def squeeze_pictures(
-    images: Tensor | Iterable[Tensor],  # (b, 3, h, w) in [0, 1], or b pictures (3, h, w) of any sizes
+    images: Tensor | PictureFiles,  # (b, 3, h, w) in [0, 1], or b files
     size: int,  # input side of the model, pixels
     recipe: Recipe,  # whose `meta_resize` or `tune_resize` is followed
     stage: str,  # "meta" or "tune"; scoring is as in tuning
-) -> Tensor | Iterable[Tensor]:  # as they are, or r × r with r a little above `size`; of the same kind
+) -> Tensor | PictureFiles:  # as they are, or r × r with r a little above `size`; of the same kind
     "Pictures at the scale at which the recipe crops them (peers.md B9, D12)"
     if getattr(recipe, f"{stage}_resize") == "none":
         return images
     if not isinstance(images, Tensor):
-        stream = images.pixels() if hasattr(images, "pixels") else images
-        return (squeeze_pictures(image[None], size, recipe, stage)[0] for image in stream)
+        return images.then(lambda image: squeeze_pictures(image[None], size, recipe, stage)[0])
     images, (factor, mode, smooth) = as_unit(images), _SQUARES[stage]
     side = round(factor * size)
     return F.interpolate(images, (side, side), mode=mode, antialias=smooth, align_corners=False).clamp(0, 1)
