@@ -26,7 +26,7 @@ from ..core.checkpoints import read_metadata, save_checkpoint
 from ..core.paths import sha256_of
 from ..core.seeds import torch_generator
 from ..data.crops import test_crops, train_crops
-from ..data.images import check_images
+from ..data.images import DecodedPicture, check_images
 from ..data.pictures import PictureFiles, read_ahead
 
 # %% ../../nbs/2_clip/04_features.ipynb #343c6174
@@ -223,7 +223,8 @@ class FeatureStore:
 
         def cut(part):
             some = images[[rows[key] for key in part]]
-            cut_one = lambda i, image: crops.cut(image, size, part[i])
+            whole = lambda image: image.pixels() if isinstance(image, DecodedPicture) else image
+            cut_one = lambda i, image: crops.cut(whole(image), size, part[i])
             views = map(cut_one, range(len(part)), some) if isinstance(some, Tensor) else some.map(cut_one)
             return dict(zip(part, views, strict=True))
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .images import as_unit, check_images, resize, scale_bytes
+from .images import DecodedPicture, as_unit, check_images, resize, scale_bytes
 
 # %% ../../nbs/1_data/02_crops.ipynb #d26a5959
 def fit_crop(
@@ -116,20 +116,24 @@ def _crops_of_any_size(images, size, n, generator, flip):
 
 
 def crop_at(
-    image: Tensor,  # (3, h, w) float in [0, 1], or bytes
+    image: Tensor | DecodedPicture,  # (3, h, w) float in [0, 1] or bytes
     size: int,  # side of the crop, pixels
     shares: Sequence[float],  # top, left and mirroring, each in [0, 1): 0.5 of the room that the crop has
     flip: bool = True,  # whether a last share from 0.5 on mirrors the crop
     out: Tensor | None = None,  # (3, size, size) float32 that takes the crop; None: a new one
 ) -> Tensor:  # (3, size, size) float in [0, 1]
     "One crop of a picture of any size, enlarged where it is too small (our choice)"
-    image = fit_crop(image, size, bytes_too=True)
+    decoded = isinstance(image, DecodedPicture)
+    if not decoded or min(image.shape[-2:]) < size:
+        decoded, image = False, fit_crop(image.pixels() if decoded else image, size, bytes_too=True)
     top, left = (
         int(share * (side - size + 1)) for share, side in zip(shares, image.shape[-2:], strict=False)
     )
-    crop, mirrored = image[:, top : top + size, left : left + size], flip and shares[2] >= 0.5
-    if crop.dtype == torch.uint8:
-        return scale_bytes(crop.numpy()[..., ::-1] if mirrored else crop.numpy(), out)
+    crop = image.cut(top, left, size) if decoded else image[:, top : top + size, left : left + size]
+    mirrored = flip and shares[2] >= 0.5
+    if decoded or crop.dtype == torch.uint8:
+        levels = crop if decoded else crop.numpy()
+        return scale_bytes(levels[..., ::-1] if mirrored else levels, out)
     crop = crop.flip(-1) if mirrored else crop
     return crop if out is None else out.copy_(crop)
 

@@ -19,7 +19,7 @@ from joblib import cpu_count
 from torch import Tensor
 
 from .catalog import load_images
-from .images import as_unit, read_pixels, resize
+from .images import DecodedPicture, as_unit, decode_picture, resize
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8ac1f6a1
 def read_ahead(
@@ -75,19 +75,22 @@ class PictureFiles(Sequence):
             rows = rows.tolist()
         if isinstance(rows, Sequence):
             return self._like([self.paths[row] for row in rows])
-        return as_unit(self._read(self.paths[rows])).contiguous()
+        return self._unit(self.paths[rows])
 
     def __iter__(self) -> Iterator[Tensor]:  # (3, h, w) float32 in [0, 1] each
         "One picture after the other, the next ones being read meanwhile (our choice)"
-        return read_ahead(lambda path: as_unit(self._read(path)).contiguous(), self.paths, self.workers)
+        return read_ahead(self._unit, self.paths, self.workers)
 
     def pixels(self) -> Iterator[Tensor]:  # (3, h, w) each: bytes of most files, as from `read_pixels`
         "The same, for those who cut first and scale after (our choice)"
-        return read_ahead(self._read, self.paths, self.workers)
+        return read_ahead(lambda path: _pixels(self._read(path)), self.paths, self.workers)
+
+    def _unit(self, path):
+        return as_unit(_pixels(self._read(path))).contiguous()
 
     def map(
         self,
-        function: Callable[[int, Tensor], object],  # number and picture as from `pixels` -> anything
+        function: Callable[[int, Tensor | DecodedPicture], object],  # number, picture as decoded -> anything
     ) -> Iterator:  # results in order
         "Results of a function of every picture, computed by the threads that read (our choice)"
         return read_ahead(
@@ -112,10 +115,16 @@ class PictureFiles(Sequence):
         return PictureFiles(paths, self.short_side, self.truncated, self.workers, self.after)
 
     def _read(self, path):
-        image = read_pixels(path, self.truncated)
-        if self.short_side is not None and min(image.shape[-2:]) > self.short_side:
-            image = resize(as_unit(image), self.short_side)
+        image = decode_picture(path, self.truncated)
+        large = self.short_side is not None and min(image.shape[-2:]) > self.short_side
+        if not large and self.after is None:
+            return image
+        image = resize(as_unit(_pixels(image)), self.short_side) if large else _pixels(image)
         return image if self.after is None else self.after(image)
+
+
+def _pixels(image):
+    return image.pixels() if isinstance(image, DecodedPicture) else image
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8375456f
 READING = {  # how pictures of a set are read, by the name in its facts; others as they are
