@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from .folders import DataFolder, finish_table
+from .split_files import PYIQA_PARTS
 from .tables import TableFacts, read_table
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #a0200dff
@@ -61,7 +62,6 @@ META_SETS = {  # what pyiqa's list of a set holds: title, score set, range, high
     "agiqa3k": ("AGIQA-3K", "mos, quality", 0, 5, True, 2982, ""),
     "ava": ("AVA", "mean vote, three digits", 1, 10, True, 255530, ""),
 }
-_PARTS = {"train": "train", "val": "validation", "test": "test", "0": "train", "1": "validation", "2": "test"}
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #c5f95cdb
 def read_meta_csv(
@@ -112,7 +112,7 @@ def _meta_rows(path, pattern):
     if "std" in frame:
         table["std"] = pd.to_numeric(frame["std"])
     if "official_split" in frame:
-        table["split"] = frame["official_split"].map(_PARTS)
+        table["split"] = frame["official_split"].map(PYIQA_PARTS)
     if pattern:
         table = table.join(table["image"].str.extract(pattern))
     return table.assign(level=table["level"].astype(int)) if "level" in table else table
