@@ -145,7 +145,8 @@ class _Crops:
         self.files = isinstance(
             train.images, PictureFiles
         )  # they are read, and made to fit, when they are cropped
-        self.images = train.images if self.files else self.fit(train.images)
+        squeezed = squeeze_pictures(train.images, self.size, self.recipe, "tune")
+        self.images = train.images if self.files else fit_crop(squeezed, self.size)
         low, high = train.quality.aminmax()
         stretch = self.recipe.tune_labels == "sample" and high > low  # D11
         self.quality = ((train.quality - low) / (high - low) if stretch else train.quality).to(self.device)
@@ -153,7 +154,7 @@ class _Crops:
         if self.files:  # shares of the room that a crop has: sizes are not known yet
             self.places = torch.rand(*shape, 3, generator=draw, dtype=torch.float64)
         else:
-            ends = self.ends(self.images)
+            ends = [self.images.shape[-2] - self.size + 1, self.images.shape[-1] - self.size + 1, 2]
             self.places = torch.stack(
                 [torch.randint(end, shape, generator=draw) for end in ends], -1
             )  # top, left, mirrored
@@ -186,12 +187,6 @@ class _Crops:
     def draw(self, step):
         "The generator that a step draws from"
         return self.generator if self.recipe.stream == "run" else torch.Generator().manual_seed(step)
-
-    def fit(self, images):
-        return fit_crop(squeeze_pictures(images, self.size, self.recipe, "tune"), self.size)
-
-    def ends(self, image):  # how many tops, lefts and mirrorings there are
-        return [image.shape[-2] - self.size + 1, image.shape[-1] - self.size + 1, 2]
 
     def cut(self, rows, views):
         "The fixed crops of some pictures; of a file all that are wanted at one reading"
