@@ -7,6 +7,7 @@ PYTHON ?= python3
 PROFILE ?= embedded
 LAB_ARGS ?=
 JOBS ?=
+ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -35,17 +36,16 @@ $(STAMP): settings.ini setup.py constraints.txt
 	then :; else echo "set-up: uv did not do it, now with pip"; $(PY) -m pip install -c constraints.txt -e '.[dev]'; fi; \
 	touch $@; echo "set-up: done in $$((SECONDS - start)) s"
 
-reproduce: $(STAMP) ## run every experiment notebook (PROFILE=embedded, JOBS=notebooks at a time) and leave its tables and figures
-	@start=$$SECONDS; status=0; $(PY) -m iqa_repro.study.runs --fresh --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS)) || status=$$?; \
-	find $(FIGURES) '(' -name table.csv -o -name figure.png ')' | sort | sed 's/^/  /' || true; \
-	echo "make reproduce: $$((SECONDS - start)) s, exit status $$status; tables and figures as listed, in $(FIGURES)/"; \
+reproduce: $(STAMP) ## make the tables and figures that are not up to date (PROFILE=embedded, JOBS=notebooks at a time, ARGS=further options)
+	@start=$$SECONDS; status=0; $(VENV)/bin/iqa-repro reproduce --profile $(PROFILE) $(if $(JOBS),--jobs $(JOBS)) $(ARGS) || status=$$?; \
+	echo "make reproduce: $$((SECONDS - start)) s, exit status $$status; tables and figures in $(FIGURES)/"; \
 	exit $$status
 
 test: $(STAMP) ## export and clean checks, ruff, nbdev_test, pytest, every experiment with smoke=True
 	@tools/test.sh $(VENV)/bin
 
 benchmark: $(STAMP) ## measure the savings of speed and memory as ratios
-	$(PY) -c 'from pathlib import Path; from iqa_repro.study.runs import run_notebook as run; [run(p, f"$(FIGURES)/benchmark/{p.stem}/run.ipynb", {"profile": "$(PROFILE)"}, True) for p in sorted(Path("nbs/benchmarks").glob("*.ipynb"))]'
+	$(PY) -c 'from pathlib import Path; from iqa_repro.study.execution import run_notebook as run; [run(p, f"$(FIGURES)/benchmark/{p.stem}/run.ipynb", {"profile": "$(PROFILE)"}, True) for p in sorted(Path("nbs/benchmarks").glob("*.ipynb"))]'
 
 export: $(STAMP) ## write iqa_repro/ from the notebooks
 	$(VENV)/bin/nbdev_export

@@ -20,11 +20,12 @@ setup(
     license="Apache-2.0",
     python_requires=f">={facts['min_python']}",
     packages=find_packages(include=["iqa_repro", "iqa_repro.*"]),
-    package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv"]},
+    package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv", "study/*.j2"]},
     install_requires=facts["requirements"].split(),
     entry_points={"console_scripts": facts["console_scripts"].split()},
     extras_require={
         "caption": facts["caption_requirements"].split(),  # a captioner on this machine
+        "cluster": facts["cluster_requirements"].split(),  # Snakemake's executors for Slurm and Kubernetes
         "dev": facts["dev_requirements"].split(),
     },
     zip_safe=False,

@@ -24,7 +24,8 @@ import iqa_repro
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import LIQE_SCENES, load_dataset
 from iqa_repro.data.photographs import SCENES
-from iqa_repro.study.runs import figures_root, list_experiments
+from iqa_repro.core.paths import figures_root
+from iqa_repro.study.execution import list_experiments
 from iqa_repro.study.unified import captioned_pictures
 from iqa_repro.uniqa.caption_files import write_captions
 from iqa_repro.uniqa.captioning import caption_requests
@@ -128,19 +129,10 @@ def run_trial(
     names: list[str], profile: Path, leads: dict[str, str], jobs: int = 1
 ) -> subprocess.CompletedProcess:
     "The batch as a user runs it"
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "iqa_repro.study.runs",
-        *names,
-        "--profile",
-        str(profile),
-        "--smoke",
-        "--fresh",
-    ]
-    return subprocess.run([*command, "--jobs", str(jobs)], env=os.environ | leads, text=True, check=False)
+    call = "import sys; from iqa_repro.app.cli import main; sys.argv[0] = 'iqa-repro'; main()"
+    words = ["reproduce", *names, "--profile", str(profile), "--smoke", "--force", "--overwrite", "--jobs", str(jobs)]
+    command = [sys.executable, "-W", "ignore", "-c", call, *words]
+    return subprocess.run(command, env=os.environ | leads, text=True, check=False)
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ import json
 
 from iqa_repro.core.paths import figures_root, project_root
 from iqa_repro.core.resources import run_parallel
-from iqa_repro.study.runs import run_notebook
+from iqa_repro.study.execution import run_notebook
 
 
 def run_smoke(name):

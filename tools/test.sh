@@ -30,7 +30,7 @@ step "2/6 the notebooks are clean" "$bin/python" tools/notebooks.py check-clean
 step "3/6 ruff" lint
 step "4/6 every library notebook runs (nbdev_test)" library_notebooks
 step "5/6 pytest" "$bin/python" -m pytest --durations=5
-step "6/6 every experiment notebook runs with smoke=True" "$bin/python" -m iqa_repro.study.runs --smoke --fresh
+step "6/6 every experiment notebook runs with smoke=True" "$bin/iqa-repro" reproduce --smoke --force --overwrite
 
 printf '\n=== summary\n'
 printf '%s\n' "${summary[@]}"

@@ -6,6 +6,7 @@
 __all__ = ['CONTENDERS', 'contender', 'contender_rows', 'run_contenders']
 
 # %% ../../nbs/4_study/12_contenders.ipynb #cf5fd38f
+import json
 from collections.abc import Iterable
 
 from ..baselines.coop import CoOp, CoOpSettings
@@ -16,7 +17,7 @@ from ..core.resources import run_parallel
 from ..core.seeds import torch_generator
 from ..grmp.recipes import get_recipe
 from .protocols import backbone_of, correlations, score_table
-from .tuning import Tuning, tuning_split, worker_count
+from .tuning import Tuning, keep_result, result_path, tuning_split, worker_count
 
 # %% ../../nbs/4_study/12_contenders.ipynb #85d218c1
 CONTENDERS = ("zero-shot CLIP", "zero-shot CLIP-IQA", "CoOp", "linear probe")
@@ -65,10 +66,14 @@ def contender_rows(
     "PLCC and SRCC of a contender on the test part of a split (contract 3)"
     method, tuning, start = job
     recipe = _labels_recipe(tuning)
-    *_, test, images = tuning_split(tuning, recipe)  # the same test part as GRMP-IQA's
-    values = correlations(score_table(contender(method, tuning, start), images), test)
+    path = result_path(tuning, method, start)
+    if not path.exists():
+        *_, test, images = tuning_split(tuning, recipe)  # the same test part as GRMP-IQA's
+        keep_result(path, correlations(score_table(contender(method, tuning, start), images), test))
     key = {"dataset": tuning.dataset, **tuning.row_key(method, recipe.label)}
-    return [{**key, "metric": metric, "value": value} for metric, value in values.items()]
+    return [
+        {**key, "metric": metric, "value": value} for metric, value in json.loads(path.read_text()).items()
+    ]
 
 
 def run_contenders(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'MEGAPIXELS', 'TASKS', 'COMMENTS', 'Work', 'merge_work', 'picture_count', 'clip_config', 'parameter_count',
-           'meta_work', 'tuning_work', 'contender_work', 'comment_work', 'diet_work', 'feature_work', 'adapting_work']
+           'shared_recipe', 'meta_work', 'tuning_work', 'contender_work', 'comment_work', 'diet_work', 'feature_work',
+           'adapting_work']
 
 # %% ../../nbs/4_study/21_workload.ipynb #1e94f11b
 import math
@@ -110,6 +111,19 @@ def parameter_count(
     image = (3 * vision["patch_size"] ** 2 + 1 + patches + 1 + 4) * w + blocks(w, vision["layers"])
     return image + (text["vocab_size"] + text["context_length"] + 2) * t + blocks(t, text["layers"]) + 1
 
+# %% ../../nbs/4_study/21_workload.ipynb #ed30c91a
+@lru_cache(maxsize=1024)
+def shared_recipe(
+    recipe: str,  # a key of RECIPES, changes included
+    profile: str,  # name or file of a profile
+) -> str:  # the same for all recipes whose prompts are the same ones
+    "A recipe without what decides the tuning alone (our choice)"
+    base = "released" if recipe.startswith("released") else "paper"
+    chosen, plain = recipe_of(recipe, profile), recipe_of(base, profile)
+    early = [f.name for f in fields(Recipe)[1:] if f.metadata["stage"] in ("model", "meta")]
+    turned = (name for name in early if getattr(chosen, name) != getattr(plain, name))
+    return base + "".join(f"+{name}={getattr(chosen, name)}" for name in turned)
+
 # %% ../../nbs/4_study/21_workload.ipynb #ec12e46b
 TASKS = {"tid2013": 24, "kadid10k": 25}  # distortion types (datasets.md §1)
 
@@ -125,8 +139,7 @@ def meta_work(
         return []
     chosen, encoders = recipe_of(recipe, profile), variant == "meta, no prompt"
     settings, works = meta_settings(_loaded(profile), variant, recipe=chosen), []
-    stages = [f.name for f in fields(Recipe)[1:] if f.metadata["stage"] in ("model", "meta")]
-    key = ("meta", profile, variant, seed, *(getattr(chosen, name) for name in stages))
+    key = ("meta", profile, variant, seed, shared_recipe(recipe, profile))
     kind, kept = ("pair", 4 * parameter_count(profile)) if encoders else ("prompts", 0)
     for dataset in TASKS:
         crops = settings.epochs * _visits(dataset, profile, settings, chosen)
@@ -150,7 +163,7 @@ def _visits(dataset, profile, settings, recipe):
 # %% ../../nbs/4_study/21_workload.ipynb #297f97a6
 def tuning_work(
     tuning: Tuning,  # what is trained
-    again: str = "",  # who trains it anew without keeping the result, as Figs. 1 and 5 do
+    again: str = "",  # who trains it anew: Figs. 1 and 5 without keeping the result; "curves": watched, as for Fig. 4
 ) -> list[Work]:
     "Crops of one fine-tuning with its meta-training and its judges (GRMP-IQA §3.4, §4.2)"
     own = lambda work: work._replace(key=("tuned", tuning, again, *work.key[1:]))
