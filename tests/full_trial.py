@@ -21,10 +21,10 @@ from miniatures import BUILDERS, KINDS, write_miniature
 from PIL import Image
 
 import iqa_repro
+from iqa_repro.core.paths import figures_root
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import LIQE_SCENES, load_dataset
 from iqa_repro.data.photographs import SCENES
-from iqa_repro.core.paths import figures_root
 from iqa_repro.study.execution import list_experiments
 from iqa_repro.study.unified import captioned_pictures
 from iqa_repro.uniqa.caption_files import write_captions
@@ -130,7 +130,17 @@ def run_trial(
 ) -> subprocess.CompletedProcess:
     "The batch as a user runs it"
     call = "import sys; from iqa_repro.app.cli import main; sys.argv[0] = 'iqa-repro'; main()"
-    words = ["reproduce", *names, "--profile", str(profile), "--smoke", "--force", "--overwrite", "--jobs", str(jobs)]
+    words = [
+        "reproduce",
+        *names,
+        "--profile",
+        str(profile),
+        "--smoke",
+        "--force",
+        "--overwrite",
+        "--jobs",
+        str(jobs),
+    ]
     command = [sys.executable, "-W", "ignore", "-c", call, *words]
     return subprocess.run(command, env=os.environ | leads, text=True, check=False)
 

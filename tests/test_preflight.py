@@ -9,9 +9,9 @@ import pytest
 
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import DATASETS
+from iqa_repro.study.execution import list_experiments
 from iqa_repro.study.needs import NEEDS, artefact_needs
 from iqa_repro.study.preflight import check_needs, main
-from iqa_repro.study.execution import list_experiments
 from iqa_repro.study.workload import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent

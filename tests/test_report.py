@@ -1,0 +1,366 @@
+"""The report page read as a browser reads it: links, pictures, escaping, counts; made-up results, broken ones, and the committed ones."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import matplotlib
+import pandas as pd
+import pytest
+from PIL import Image
+
+from iqa_repro.core.paths import sha256_of
+from iqa_repro.study.needs import list_artefacts
+from iqa_repro.study.report import write_report
+from iqa_repro.study.runs import start_run
+from iqa_repro.study.scoreboard import VERDICTS, collect_claims, count_verdicts, write_scoreboard
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).resolve().parent.parent
+COMMITTED = ROOT / "paper_figures" / "embedded"
+NASTY = "<script>alert('a & \"b\"')</script>"
+NAMES = ["grmp_iqa/table1", "grmp_iqa/table6", "uniqa/fig4", "uniqa/fig10", "uniqa/table7"]
+VOID = {"meta", "img", "input", "br", "link"}
+
+
+class Page(HTMLParser):
+    "Tags with their attributes, all text, and for each id the text inside; complains about tags that do not close"
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.words, self.inside, self.style = [], [], [], {}, ""
+        self.feed(html)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append((tag, attributes.get("id")))
+        if "id" in attributes:
+            assert attributes["id"] not in self.inside, f"id {attributes['id']} is there twice"
+            self.inside[attributes["id"]] = ""
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
+        if tag in ("td", "th", "dt", "dd", "div", "li", "p"):
+            self.handle_data(" ")  # stands apart
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1][0] == "style":
+            self.style += data
+            return
+        self.words.append(data)
+        for _, name in self.open:
+            if name:
+                self.inside[name] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def text(self, name=None):
+        return " ".join(("".join(self.words) if name is None else self.inside[name]).split())
+
+
+def claim(sentence, verdict, margin=None, n=None):
+    numbers = {"margin": margin, "low": margin and margin - 0.01, "high": margin and margin + 0.01, "n": n}
+    return {"sentence": sentence, "source": "§4 & <Table 1>", "verdict": verdict, **numbers}
+
+
+def write_run(folder, name, claims, table=None, stand_in=True, figure=True):
+    "One artefact, written by the class that writes the real ones"
+    run = start_run(name, profile="embedded", seed=7, smoke=False, folder=folder / name, stand_in=stand_in)
+    for split in range(3):
+        row = {"dataset": "embedded:livec", "method": NASTY, "split": split, "seed": 7}
+        run.append({**row, "metric": "srcc", "value": 0.25 + split / 3})
+    drawing = matplotlib.figure.Figure(figsize=(6.875, 2))
+    drawing.subplots().plot(run.rows()["value"], "o")
+    run.note(clip={"name": "tiny", "pretrained": "embedded", "sha256": "12ab" * 16})
+    run.save(
+        run.rows()[["method", "metric", "value"]] if table is None else table, drawing if figure else None
+    )
+    run.claims(claims)
+    run.finish()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "Two artefacts of one notebook, one comparison, one without figure, one that nobody ran"
+    folder = tmp_path_factory.mktemp("results") / "embedded"
+    rows = [("DEIQT", 0.667, None, None, None, None, "printed"), (NASTY, 0.836, 0.276123, 0.2, 4, -0.559877, "not comparable")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["method", "paper", "ours", "iqr", "n", "delta", "verdict"])
+    table = table.assign(dataset="livec", setting="50", metric="srcc")
+    claims = [claim(NASTY, "holds", 0.1, 4), claim("printed: it is first", "does not hold"), claim("A above B", "undecided", -0.0003, 4)]  # fmt: skip
+    write_run(folder, "grmp_iqa/table1", claims, table)
+    write_run(folder, "uniqa/fig4", [claim(f"claim {i}", "holds", 0.2, 3) for i in range(12)])
+    write_run(folder, "uniqa/fig10", [])
+    write_run(folder, "uniqa/table7", [claim("equal", "holds")], stand_in=False, figure=False)
+    (folder / "uniqa/fig4/run.ipynb").write_text(
+        '{"cells": [], "metadata": {}, "nbformat": 4}', encoding="utf-8"
+    )
+    write_scoreboard(folder, NAMES)
+    lock = folder.parent / "pins.txt"
+    lock.write_text("torch==2.15.0 ; python_version < '4' & \"x\"\n", encoding="utf-8")
+    return write_report(folder, lock, names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return Page(made.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    "A copy to break"
+    shutil.copytree(made.parent, tmp_path / "embedded")
+    return tmp_path / "embedded"
+
+
+def check_links(page, folder):
+    targets = [attributes["href"] for attributes in page.all("a")]
+    for target in targets:
+        assert not re.match(r"(javascript|data|file):|/", target), target
+        if target.startswith("#"):
+            assert target[1:] in page.inside, f"no place {target}"
+        elif not re.match("https?:", target):
+            assert (folder / unquote(target)).is_file(), f"dead link {target}"
+    for attributes in (attributes for _, attributes in page.tags):
+        labels = attributes.get("aria-labelledby")
+        assert labels is None or labels in page.inside, f"no label {labels}"
+    return targets
+
+
+def check_pictures(page):
+    pictures = page.all("img")
+    for picture in pictures:
+        kind, data = picture["src"].split(",", 1)
+        assert kind == "data:image/webp;base64"
+        opened = Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        opened.load()
+        assert (str(opened.width), str(opened.height)) == (picture["width"], picture["height"])
+        assert opened.width <= 1400 and picture["loading"] == "lazy" and len(picture["alt"]) > 30
+    assert len({picture["alt"] for picture in pictures}) == len(pictures)
+    return pictures
+
+
+def check_nothing_is_loaded(page):
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "embed", "base", "video", "audio")]  # fmt: skip
+    assert "@import" not in page.style and "url(" not in page.style
+    for tag, attributes in page.tags:
+        for name in ("src", "srcset", "poster", "data", "action", "background", "style"):
+            assert name not in attributes or (tag, name) == ("img", "src"), (tag, name)
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+
+
+def check_form(page):
+    "What people with a screen reader need, as far as the source tells"
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(deeper <= level + 1 for level, deeper in zip(levels, levels[1:], strict=False))
+    assert page.all("html")[0]["lang"] == "en" and page.all("main")[0]["id"] == "main"
+    assert page.all("a")[0] == {"class": "skip", "href": "#main"}
+    assert len(page.all("table")) == len(page.all("caption")) > 0
+    assert all(heading.get("scope") in ("row", "col") for heading in page.all("th"))
+    assert all(
+        "tabindex" in box and box["aria-label"] for box in page.all("div") if box.get("role") == "region"
+    )
+    assert page.all("meta")[1]["content"] == "width=device-width, initial-scale=1"
+    for rule in ("prefers-color-scheme: dark", "@media print", "max-width: 40rem"):
+        assert rule in page.style
+
+
+def listed_claims(page):
+    classes = [verdict.replace(" ", "-") for verdict in VERDICTS]
+    return Counter(item["class"] for item in page.all("li") if item.get("class") in classes)
+
+
+def test_links_lead_somewhere(made, page):
+    targets = check_links(page, made.parent)
+    assert {f"#{name.replace('/', '-')}" for name in NAMES} <= set(targets)
+    assert {
+        "uniqa/fig4/run.ipynb",
+        "uniqa/fig10/table.csv",
+        "grmp_iqa/table1/figure.svg",
+        "claims.csv",
+    } <= set(targets)
+    assert "uniqa/fig10/run.ipynb" not in targets  # fig4's notebook writes it, and is linked from both
+    assert targets.count("uniqa/fig4/run.ipynb") == 2
+
+
+def test_files_that_are_not_there_are_said_not_linked(page):
+    said = page.text("grmp_iqa-table1")
+    assert "executed notebook (not kept)" in said and "table.csv (not kept)" not in said
+    assert "this artefact draws none" in page.text("uniqa-table7")
+    assert "This artefact was not run." in page.text("grmp_iqa-table6")
+
+
+def test_pictures_are_in_the_page(page):
+    pictures = check_pictures(page)
+    assert len(pictures) == 3
+    assert any("UniQA, Figure 10: looking for pictures with words" in picture["alt"] for picture in pictures)
+
+
+def test_nothing_is_loaded_and_the_form_is_right(page):
+    check_nothing_is_loaded(page)
+    check_form(page)
+
+
+def test_what_looks_like_html_is_text(made, page):
+    html = made.read_text(encoding="utf-8")
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert NASTY in page.text("grmp_iqa-table1") and "§4 & <Table 1>" in page.text("grmp_iqa-table1")
+    assert NASTY in " ".join(picture["alt"] for picture in page.all("img"))
+    assert "torch==2.15.0 ; python_version < '4' & \"x\"" in page.text("lock")
+
+
+def test_numbers_and_counts_are_those_of_the_results(made, page):
+    counts = count_verdicts(collect_claims(made.parent, NAMES))
+    assert counts.loc["grmp_iqa"].tolist() == [1, 1, 1, 1] and counts.loc["uniqa"].tolist() == [13, 0, 0, 0]
+    board = page.text("scoreboard")
+    assert "GRMP-IQA, all 1 1 1 1" in board and "UniQA, all 13 0 0 0" in board
+    assert (
+        "printed numbers 0 1 0 0" in board
+        and "original 1 0 0 0" in board
+        and "no finished run 0 0 0 1" in board
+    )
+    assert listed_claims(page) == {
+        "holds": 2 * 14,
+        "does-not-hold": 2,
+        "undecided": 2,
+    }  # in the scoreboard and at the artefact
+    table = page.text("grmp_iqa-table1")
+    assert "0.276 ± 0.2 (0.836, Δ −0.560)" in table and "0.667" in table and "not comparable" in table
+    assert "margin +0.100 [+0.090, +0.110], n = 4" in table and "exact, nothing random" in table
+    assert "margin −0.0003 [−0.010, +0.010]" in table
+    assert "This artefact has no claim to judge." in page.text("uniqa-fig10")
+
+
+def test_the_head_says_what_the_numbers_are_not(page):
+    text = page.text()
+    assert "Embedded stand-ins: these numbers are not the papers’" in text and "3 of 4 artefacts" in text
+    assert "Random weights" not in text and "4 of 5 have a finished run" in text and "12ab" * 16 in text
+
+
+def test_random_weights_are_said_first_and_everywhere(results):
+    for record in results.glob("*/*/run.json"):
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"weights": "random"}))
+    page = Page(write_report(results, names=NAMES).read_text(encoding="utf-8"))
+    text = page.text()
+    assert text.index("Random weights: nothing here is a result") < text.index("Embedded stand-ins:")
+    assert text.count("random weights: no result") == 4 and "original, random weights 1 0 0 0" in page.text(
+        "scoreboard"
+    )
+
+
+def test_same_results_same_bytes(made, results):
+    before = made.read_bytes()
+    lock = made.parent.parent / "pins.txt"
+    assert write_report(results, lock, names=NAMES[::-1]).read_bytes() == before
+    assert (results / "claims.csv").read_bytes() == write_scoreboard(results, NAMES[::-1]).read_bytes()
+
+
+def test_the_page_can_be_written_elsewhere(made, tmp_path):
+    page = write_report(made.parent, output=tmp_path / "there" / "page.html", names=NAMES)
+    check_links(Page(page.read_text(encoding="utf-8")), page.parent)
+
+
+def test_a_failed_execution_is_told_with_its_error(results):
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "got <7>", "traceback": []}
+    cells = [{"cell_type": "code", "source": "", "outputs": [error]}]
+    for name in ("grmp_iqa/table6", "grmp_iqa/table1"):
+        (results / name).mkdir(exist_ok=True)
+        (results / name / "run.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
+    page = Page(write_report(results, names=NAMES).read_text(encoding="utf-8"))
+    never, once = page.text("grmp_iqa-table6"), page.text("grmp_iqa-table1")
+    assert (
+        "The last execution failed: ValueError in cell 0: got <7>." in never
+        and "finished run of" not in never
+    )
+    assert "got <7>. What follows is of the finished run of" in once and "0.276 ± 0.2" in once
+
+
+def test_files_that_the_run_did_not_write_are_told(results):
+    (results / "uniqa/fig4/rows.csv").write_text("a\n1\n")
+    (results / "uniqa/fig4/figure.png").unlink()
+    said = Page(write_report(results, names=NAMES).read_text(encoding="utf-8")).text("uniqa-fig4")
+    assert "rows.csv is not the file that the run of" in said and "figure.png is missing, though" in said
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garble(path):
+    path.write_bytes(b"\xff\xfe\x00" * 50)
+
+
+@pytest.mark.parametrize("file", ["run.json", "table.csv", "claims.json", "figure.png"])
+@pytest.mark.parametrize("damage", [cut, garble])
+def test_a_damaged_file_is_named_and_the_page_stays(results, file, damage):
+    before = (results / "index.html").read_bytes()
+    damage(results / "uniqa/fig10" / file)
+    with pytest.raises(
+        ValueError, match=rf"uniqa/fig10/{file} is damaged .* iqa-repro reproduce uniqa/fig4$"
+    ):
+        write_report(results, names=NAMES)
+    assert (results / "index.html").read_bytes() == before
+    assert {path.name for path in results.iterdir() if path.is_file()} == {"claims.csv", "index.html"}
+
+
+def test_an_edited_verdict_is_refused(results):
+    path = results / "grmp_iqa/table1/claims.json"
+    path.write_text(path.read_text().replace("does not hold", "holds"))
+    with pytest.raises(
+        ValueError, match="table1/claims.json is not the file that the run of .* wrote: it was edited"
+    ):
+        write_report(results, names=NAMES)
+
+
+def test_wrong_calls_are_refused(results, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there are no results in .*nowhere"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="there is no lock file .*none.txt"):
+        write_report(results, tmp_path / "none.txt", names=NAMES)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has a finished run"):
+        write_report(tmp_path / "empty", names=NAMES)
+    assert not (tmp_path / "empty" / "index.html").exists()
+
+
+# --- the committed results ------------------------------------------------------------------------------------------
+
+
+def test_the_committed_scoreboard_is_that_of_the_committed_results(tmp_path):
+    path = COMMITTED / "claims.csv"
+    if not path.exists():
+        pytest.skip("paper_figures/embedded/claims.csv is not there")
+    claims = collect_claims(COMMITTED)
+    claims.to_csv(tmp_path / "claims.csv", index=False, lineterminator="\n", encoding="utf-8")
+    assert sha256_of(path) == sha256_of(tmp_path / "claims.csv"), "write it anew: write_scoreboard"
+
+
+def test_the_committed_results_make_a_page(tmp_path):
+    folder = tmp_path / "embedded"
+    shutil.copytree(COMMITTED, folder, ignore=shutil.ignore_patterns("run.ipynb", "index.html"))
+    path = write_report(folder, ROOT / "constraints.txt")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 6_000_000
+    check_links(page, folder)
+    check_nothing_is_loaded(page)
+    check_form(page)
+    drawn = {p.parent.name for p in folder.glob("*/*/figure.png") if (p.parent / "claims.json").exists()}
+    assert len(check_pictures(page)) >= len(drawn) > 20
+    assert all(name.replace("/", "-") in page.inside for name in list_artefacts())
+    claims = collect_claims(folder)
+    assert listed_claims(page) == {
+        v.replace(" ", "-"): 2 * n for v in VERDICTS[:3] if (n := int((claims["verdict"] == v).sum()))
+    }
+    assert str(ROOT) not in path.read_text(encoding="utf-8")
