@@ -30,6 +30,8 @@ from .graph import Job, foreign_outputs, plan_jobs, reason_to_run, write_graph
 from .jobs import JobFiles, read_state
 from .needs import NEEDS, notebook_of
 from .preflight import STOPS, check_needs
+from .report import write_report
+from .scoreboard import write_scoreboard
 
 # %% ../../nbs/4_study/30_reproduce.ipynb #21b7fa1c
 def jobs_to_run(
@@ -266,7 +268,13 @@ def reproduce(
             graph = write_graph(some, profile, smoke, share)
             command = engine_command(graph, at_once, keep_going, engine_profile)
             status = run_engine(command, progress, console, local=not engine_profile)
-        return _say_end(say, progress, profile, smoke, status) if some else int(bool(blocked))
+        failed = _say_end(say, progress, profile, smoke, status) if some else False
+        if some or not (state.parent / "index.html").exists():
+            write_scoreboard(state.parent)
+            say(
+                f"all results on one page: {write_report(state.parent, lock=project_root() / 'constraints.txt')}"
+            )
+        return int(failed or bool(blocked))
 
 
 def _can_run(names, profile):
@@ -336,4 +344,4 @@ def _say_end(say, progress, profile, smoke, status):
         )
     if left and not failed:
         say(f"the engine ended with status {status}; its log: {progress.state / 'logs' / 'engine.log'}")
-    return int(bool(failed or left))
+    return bool(failed or left)
