@@ -1,8 +1,14 @@
 # The batch as Snakemake sees it: what comes before what, and what to call. Everything else is in graph.json, which
 # `iqa-repro reproduce` writes (nbs/4_study/29_graph). By hand: snakemake --config graph=<…>/.batch/graph.json --cores 2
 import json
+import os
 import sys
 from pathlib import Path
+
+if started_by := os.environ.pop("IQA_REPRO_ENGINE_PID", ""):  # the engine ends with the command that started it
+    from iqa_repro.study.jobs import end_with
+
+    end_with(int(started_by))
 
 graph = json.loads(Path(config["graph"]).read_text(encoding="utf-8"))
 jobs = {job["name"]: job for job in graph["jobs"]}

@@ -19,7 +19,13 @@ from iqa_repro.core.paths import sha256_of
 from iqa_repro.study.needs import list_artefacts
 from iqa_repro.study.report import write_report
 from iqa_repro.study.runs import start_run
-from iqa_repro.study.scoreboard import VERDICTS, collect_claims, count_verdicts, write_scoreboard
+from iqa_repro.study.scoreboard import (
+    VERDICTS,
+    collect_claims,
+    count_verdicts,
+    scoreboard_markdown,
+    write_scoreboard,
+)
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -339,12 +345,10 @@ def test_wrong_calls_are_refused(results, tmp_path):
 
 
 def test_the_committed_scoreboard_is_that_of_the_committed_results(tmp_path):
-    path = COMMITTED / "claims.csv"
-    if not path.exists():
-        pytest.skip("paper_figures/embedded/claims.csv is not there")
-    claims = collect_claims(COMMITTED)
+    path, claims = COMMITTED / "claims.csv", collect_claims(COMMITTED)
     claims.to_csv(tmp_path / "claims.csv", index=False, lineterminator="\n", encoding="utf-8")
     assert sha256_of(path) == sha256_of(tmp_path / "claims.csv"), "write it anew: write_scoreboard"
+    assert scoreboard_markdown(claims).strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_committed_results_make_a_page(tmp_path):

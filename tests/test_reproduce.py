@@ -5,6 +5,7 @@ One kill here; with IQA_REPRO_TRIAL=all three, at moments that a generator draws
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,8 +31,8 @@ CALL = "import sys; sys.argv[0] = 'iqa-repro'; from iqa_repro.app.cli import mai
 QUICK = {  # settings of embedded.toml -> of these tests
     "epochs = 5          # passes over the tasks": "epochs = 1  # passes over the tasks",
     "epochs = 6      # passes over the labelled": "epochs = 2  # passes over the labelled",
-    "splits = 4 ": "splits = 2 ",
-    "shots = [50, 100, 200]": "shots = [20, 30]",
+    "splits = 4 ": "splits = 1 ",
+    "shots = [50, 100, 200]": "shots = [20]",
 }
 
 
@@ -104,7 +105,7 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
     name, kills = "grmp_iqa/table7", 3 if os.environ.get("IQA_REPRO_TRIAL") == "all" else 1
     killed, whole = profile("killed_reproduce"), profile("whole_reproduce")
     rows, state = figures_root(killed.stem) / name / "rows.csv", figures_root(killed.stem) / ".batch"
-    expected = 4 * 2 * 2 * 2  # λ, labels, splits, metrics
+    expected = 4 * 2  # λ, metrics: one split, one number of labels
     for least in sorted(np.random.default_rng(5).choice(np.arange(1, expected - 2), kills, replace=False)):
         kill_when(call(killed, name, cache=tmp_path / "cache"), lambda n=least: len(complete_rows(rows)) >= n)
         wait_for(lambda: not at_work(state), 30, "all processes of the killed run have ended")
@@ -116,12 +117,12 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
 
     own = tmp_path / "other cache"  # nothing of the killed run helps
     said = call(whole, name, "--fan-out", "--jobs", "2", cache=own).communicate(timeout=900)[0]
-    assert "1 of 1 notebooks to run, 17 stages before them" in said and "18 of 18 made in" in said, said
+    assert "1 of 1 notebooks to run, 5 stages before them" in said and "6 of 6 made in" in said, said
     other = figures_root(whole.stem) / name / "rows.csv"
     pd.testing.assert_frame_equal(measured(rows), measured(other))
     stages = [p for p in (own / "tuned").iterdir() if p.suffix == ".json"]
     prompts = [p for p in (own / "meta").iterdir() if p.suffix == ".safetensors"]
-    assert len(stages) == 16 and len(prompts) == 1  # the notebook at the end trained nothing of its own
+    assert len(stages) == 4 and len(prompts) == 1  # the notebook at the end trained nothing of its own
     begun = json.loads((other.parent / "run.json").read_text(encoding="utf-8"))["started"]
     assert max(p.stat().st_mtime for p in stages) < pd.Timestamp(begun).timestamp() + 1
     said = call(whole, name, "--fan-out", "--dry-run", cache=own).communicate(timeout=200)[0]
@@ -159,7 +160,7 @@ def test_killed_notebook_is_told_from_a_failed_cell(profile):
     wait_for(kernel, 200, "a kernel has been started")
     kernel()[0].send_signal(signal.SIGKILL)
     said = run.communicate(timeout=200)[0]
-    assert run.returncode == 1 and "failed: uniqa/fig14: the kernel died" in said, said
+    assert run.returncode == 1 and re.search("failed: uniqa/fig14: .*[kK]ernel died", said), said
     assert call(small, "uniqa/fig14", "--smoke").wait(300) == 0
 
 
