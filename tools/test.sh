@@ -25,11 +25,15 @@ library_notebooks() { # two at a time, one thread each; nbdev_test itself knows 
   OMP_NUM_THREADS=1 timeout "${NBDEV_TEST_LIMIT:-900}" "$bin/nbdev_test" --n_workers 2 --do_print --timing
 }
 
+tests() { # two files at a time, one thread each
+  OMP_NUM_THREADS=1 "$bin/python" -m pytest -n 2 --dist loadfile --durations=12
+}
+
 step "1/6 the package is what the notebooks export" "$bin/python" tools/notebooks.py check-export
 step "2/6 the notebooks are clean" "$bin/python" tools/notebooks.py check-clean
 step "3/6 ruff" lint
 step "4/6 every library notebook runs (nbdev_test)" library_notebooks
-step "5/6 pytest" "$bin/python" -m pytest --durations=5
+step "5/6 pytest" tests
 step "6/6 every experiment notebook runs with smoke=True" "$bin/iqa-repro" reproduce --smoke --force --overwrite
 
 printf '\n=== summary\n'
