@@ -34,9 +34,10 @@ from iqa_repro.grmp.model import GRMPIQA, load_model, save_model
 from iqa_repro.grmp.prompts import TextPrompt, VisualPrompt
 from iqa_repro.grmp.qgr import gradient_angle, regularize_gradient, regularize_gradients
 from iqa_repro.grmp.recipes import get_recipe
-from iqa_repro.study import protocols, runs, tuning
+from iqa_repro.study import execution, protocols, runs, tuning
 from iqa_repro.study.figures import save_figure
 from iqa_repro.study.metrics import krcc, plcc, rmse, srcc
+from iqa_repro.study.reproduce import reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 FIG14 = ROOT / "nbs" / "experiments" / "uniqa" / "fig14.ipynb"
@@ -152,8 +153,8 @@ def test_clip():
 
 
 def test_run_experiment(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "figures_root", lambda *_, **__: tmp_path / "figures")
-    run = runs.run_experiment
+    monkeypatch.setattr(execution, "figures_root", lambda *_, **__: tmp_path / "figures")
+    run = execution.run_experiment
     refused(
         ValueError, lambda: run("beyond/leakge"), "'beyond/leakge', did you mean 'beyond/leakage'? Known: ["
     )
@@ -161,17 +162,24 @@ def test_run_experiment(tmp_path, monkeypatch):
     hint = "fig14.ipynb has no parameter 'alpa', did you mean 'alpha'? It declares ['alpha', 'beta', 'k',"
     refused(ValueError, lambda: run("uniqa/fig14", alpa=2), hint)
     fig14_without_tag(tmp_path / "nbs" / "experiments" / "uniqa" / "fig14.ipynb")
-    monkeypatch.setattr(runs, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(execution, "project_root", lambda: tmp_path)
     lost = "no cell tagged 'parameters', so ['alpha', 'profile', 'smoke'] would be ignored. Tag the cell"
     refused(ValueError, lambda: run("uniqa/fig14", alpha=2), lost)
     assert not (tmp_path / "figures").exists()
 
 
-def test_command_line(capsys):
-    refused(SystemExit, lambda: runs.main(["beyond/leakge"]), "2")
-    assert "there is no experiment ['beyond/leakge']; known: [" in capsys.readouterr().err
-    assert runs.main(["uniqa/fig14", "--profile", "embeded"]) == 1
-    assert "failed: uniqa/fig14: there is no profile 'embeded', did you mean" in capsys.readouterr().out
+def test_reproduce_refuses_before_anything_runs():
+    refused(
+        ValueError,
+        lambda: reproduce(["beyond/leakge"]),
+        "no artefact 'beyond/leakge', did you mean 'beyond/leakage'",
+    )
+    refused(
+        ValueError,
+        lambda: reproduce(["uniqa/fig14"], "embeded"),
+        "no profile 'embeded', did you mean 'embedded'?",
+    )
+    refused(ValueError, lambda: reproduce(["uniqa/fig14"], jobs=0), "jobs must be at least 1, got 0")
 
 
 @pytest.mark.parametrize(
