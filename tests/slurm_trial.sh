@@ -39,7 +39,7 @@ CONF
 [[ -f /etc/munge/munge.key ]] || head -c 1024 /dev/urandom >/etc/munge/munge.key
 chown munge /etc/munge/munge.key /run/munge && chmod 400 /etc/munge/munge.key
 pgrep -x munged >/dev/null || su -s /bin/bash munge -c munged
-stop() { pkill -F "$work/slurmd.pid" || true; pkill -F "$work/slurmctld.pid" || true; rm -rf "$work" /etc/slurm/slurm.conf; }
+stop() { pkill -F "$work/slurmd.pid" || true; pkill -F "$work/slurmctld.pid" || true; rm -rf "$work" /etc/slurm/slurm.conf paper_figures/slurm_trial; }
 trap stop EXIT
 slurmctld && slurmd
 until sinfo -h -o %T | grep -q idle; do sleep 1; done
@@ -48,8 +48,12 @@ until sinfo -h -o %T | grep -q idle; do sleep 1; done
 { sed 's/cpus_per_task=4/cpus_per_task=1/' tools/slurm/config.yaml
   printf '%s\n' 'slurm-status-command: squeue' 'slurm-no-account: true' 'slurm-init-seconds-before-status-checks: 5' \
     'seconds-between-status-checks: 5'; } >"$work/profile/config.yaml"
+# the embedded profile, one split of few labels
+sed -e 's/^epochs = 5  .*/epochs = 1/; s/^splits = 4 .*/splits = 1/; s/^shots = .*/shots = [20]/' \
+  iqa_repro/profiles/embedded.toml >"$work/slurm_trial.toml"
 status=0
-.venv/bin/iqa-repro reproduce "${names[@]}" --smoke --force --overwrite --fan-out --engine-profile "$work/profile" || status=$?
+"${IQA_REPRO:-.venv/bin/iqa-repro}" reproduce "${names[@]}" --profile "$work/slurm_trial.toml" --force --overwrite --fan-out \
+  --engine-profile "$work/profile" || status=$?
 echo "Slurm ran $(squeue -h -t all -o %i | wc -l) jobs that it still remembers; their states:"
 squeue -h -t all -o %T | sort | uniq -c
 exit $status
