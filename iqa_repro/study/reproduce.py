@@ -272,20 +272,23 @@ def reproduce(
     state = figures_root(loaded.name, smoke) / ".batch"
     plan = plan_jobs(names, profile, smoke, fan_out)
     if dry_run:
-        for name, why in jobs_to_run(plan, state).items():
-            say(f"{next(job.title for job in plan if job.name == name)}: {why}")
-        _say_plan(say, names, plan, jobs_to_run(plan, state), blocked)
+        todo, titles = jobs_to_run(plan, state), {job.name: job.title for job in plan}
+        for name, why in todo.items():
+            say(f"{titles[name]}: {why}")
+        _say_plan(say, names, todo, blocked)
         return int(bool(blocked))
     with only_run(state):
-        _refuse_foreign(plan, state, overwrite)
+        foreign = {job.name: foreign_outputs(job, state.parent) for job in plan}
+        if not overwrite:
+            _refuse_foreign([line for lines in foreign.values() for line in lines], state)
         for job in plan:
-            if job.kind == "notebook" and (force or foreign_outputs(job, state.parent)):
+            if job.kind == "notebook" and (force or foreign[job.name]):
                 _forget(job, state)
         todo = jobs_to_run(plan, state)
         some = [job for job in plan if job.name in todo]
         at_once = jobs or (10_000 if engine_profile else _default_jobs(loaded))
         at_once = max(1, min(at_once, len(some)))
-        _say_plan(say, names, plan, todo, blocked)
+        _say_plan(say, names, todo, blocked)
         progress = Progress(some, state, at_once)
         if some:
             share = None if engine_profile else max(1, cpu_count() // at_once)
@@ -310,9 +313,8 @@ def _can_run(names, profile):
     return [name for name in names if name not in stopped], stopped
 
 
-def _refuse_foreign(plan, state, overwrite):
-    foreign = [line for job in plan for line in foreign_outputs(job, state.parent)]
-    if foreign and not overwrite:
+def _refuse_foreign(foreign, state):
+    if foreign:
         lines = "; ".join(foreign[:5]) + f" and {len(foreign) - 5} more" * (len(foreign) > 5)
         raise ValueError(
             f"edited by hand, in {state.parent}: {lines}. Nothing was run: put the files back, move them away, or call with --overwrite"
@@ -329,7 +331,7 @@ def _default_jobs(loaded):
     return min(4, cpu_count()) if pick_device(loaded.clip.device).type == "cpu" else 1
 
 
-def _say_plan(say, names, plan, todo, blocked):
+def _say_plan(say, names, todo, blocked):
     notebooks = sum(name in todo for name in names)
     stages = len(todo) - notebooks
     say(
