@@ -84,8 +84,30 @@ def reproduce_artefacts(
     engine_profile: Annotated[
         str | None, typer.Option("--engine-profile", help="Folder of Snakemake settings, for a cluster.")
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Run anew in an empty folder and compare the rows with those that are there."
+        ),
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance", help="With --verify: what a value may differ by [0 on the same class of machine]."
+        ),
+    ] = None,
 ) -> None:
     "Make the tables and figures that are not up to date."
+    if verify or tolerance is not None:
+        _verify(
+            names,
+            profile,
+            jobs,
+            tolerance,
+            verify,
+            dry_run or force or overwrite or smoke or fan_out or engine_profile or not keep_going,
+        )
+        return
     from iqa_repro.study.reproduce import reproduce
 
     how = {
@@ -96,6 +118,17 @@ def reproduce_artefacts(
         "smoke": smoke,
     }
     if reproduce(names or (), profile, jobs, **how, fan_out=fan_out, engine_profile=engine_profile):
+        raise typer.Exit(1)
+
+
+def _verify(names, profile, jobs, tolerance, asked, others):
+    if others or not asked:
+        raise ValueError(
+            "--verify goes with artefacts, --profile, --jobs and --tolerance only, and --tolerance with --verify"
+        )
+    from iqa_repro.study.verify import verify
+
+    if verify(names or (), profile, jobs, tolerance):
         raise typer.Exit(1)
 
 # %% ../../nbs/5_app/01_command_line.ipynb #2b0528f0

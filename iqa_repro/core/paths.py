@@ -53,10 +53,12 @@ def figures_root(
     profile: str,  # name of the profile, such as 'embedded'
     smoke: bool = False,  # whether the run had its counts cut
 ) -> Path:  # folder for <paper>/<artefact>/ below it
-    "Where a run of `profile` writes its tables and figures (our choice)"
+    "Where a run writes: below `IQA_REPRO_FIGURES`, else below `paper_figures` in the project (our choice)"
     if not profile or Path(profile).name != profile:
         raise ValueError(f"a profile's name is needed for a folder, such as 'embedded', got {profile!r}")
-    figures = project_root() / "paper_figures"
+    figures = (
+        Path(os.environ.get("IQA_REPRO_FIGURES") or project_root() / "paper_figures").expanduser().absolute()
+    )
     return figures / "smoke" / profile if smoke else figures / profile
 
 # %% ../../nbs/0_core/01_paths.ipynb #c46d4616

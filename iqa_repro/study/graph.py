@@ -25,9 +25,9 @@ from ..core.paths import atomic_path, figures_root, project_root, sha256_of
 from ..core.profiles import load_profile
 from ..data.tables import table_digest
 from .jobs import JobFiles, read_state
-from .needs import NEEDS, notebook_of
+from .needs import NEEDS, Needs, notebook_of
 from .protocols import table_of
-from .stages import Stage, artefact_stages, stages_before, with_stages_before
+from .stages import artefact_stages, stage_needs, stages_before, watched, with_stages_before
 
 # %% ../../nbs/4_study/29_graph.ipynb #6647f717
 def imported_modules(
@@ -104,11 +104,11 @@ def _file_digest(file):
 
 
 def input_parts(
-    name: str,  # a key of NEEDS
+    needs: Needs,  # of an artefact or a stage
     profile: str,  # name or file of a profile
 ) -> dict[str, str]:  # such as {"data livec": "3f2a81bc09de"}; "missing" where it is not there
-    "Digests of what an artefact reads from outside the package (our choice)"
-    needs, loaded = NEEDS[name], load_profile(profile)
+    "Digests of what is read from outside the package (our choice)"
+    loaded = load_profile(profile)
     parts = {}
     if loaded.data.source != "embedded":
         parts |= {
@@ -202,22 +202,24 @@ def plan_jobs(
     wanted = [s for s in often if fan_out or (often[s] > 1 and s.kind in SHARED)]
     stages = with_stages_before(wanted, str(profile))
     stages = [s for s in stages if fan_out or s.kind in SHARED]
-    outside = {key: value for name in names for key, value in input_parts(name, str(profile)).items()}
     made_by = {module: code_parts(f"import iqa_repro.study.{module}") for module in set(STAGE_CODE.values())}
     jobs, state = {}, figures_root(loaded.name, smoke) / ".batch"
     for one in stages:
         before = [_name(s) for s in stages_before(one, str(profile)) if _name(s) in jobs]
+        outside = input_parts(stage_needs(one, str(profile)), str(profile))
         parts = run | made_by[STAGE_CODE[one.kind]] | outside | {"spec": _digest(one.spec)}
-        jobs[_name(one)] = _job(
-            _name(one), one.kind, one.title, parts, before, jobs, loaded, state, spec=one.spec
-        )
+        jobs[_name(one)] = _job(_name(one), one.kind, one.title, parts, before, loaded, state, spec=one.spec)
     for name in names:
         code = notebook_code(project_root() / "nbs" / "experiments" / f"{name}.ipynb")
-        parts = run | {"notebook": _digest(code)} | code_parts(code) | input_parts(name, str(profile))
-        before = list(dict.fromkeys(_name(s) for s in _twins(reads[name], stages) if _name(s) in jobs))
+        parts = run | {"notebook": _digest(code)} | code_parts(code) | input_parts(NEEDS[name], str(profile))
+        before = list(
+            dict.fromkeys(
+                n for s in reads[name] if (n := _name(watched(s))) in jobs or (n := _name(s)) in jobs
+            )
+        )
         about = f"{name} ({', '.join(NEEDS[name].also)})" if NEEDS[name].also else name
         jobs[name] = _job(
-            name, "notebook", about, parts, before, jobs, loaded, state, writes=(name, *NEEDS[name].also)
+            name, "notebook", about, parts, before, loaded, state, writes=(name, *NEEDS[name].also)
         )
     return list(jobs.values())
 
@@ -226,13 +228,7 @@ def _name(stage):
     return f"{stage.kind}/{_digest(stage.spec)}"
 
 
-def _twins(wanted, made):  # a watched tuning stands for the one that is not
-    watched = lambda s: Stage(s.kind, s.spec.replace('"watched": false', '"watched": true'))
-    return [watched(s) if watched(s) in made else s for s in wanted]
-
-
-def _job(name, kind, title, parts, before, jobs, loaded, state, **options):
-    parts |= {f"made of {jobs[other].title}": jobs[other].digest for other in before}
+def _job(name, kind, title, parts, before, loaded, state, **options):
     gpu = loaded.clip.device != "cpu" and kind != "captions" and (kind != "notebook" or NEEDS[name].weights)
     last = [read_state(path).get("seconds", 0.0) for path in JobFiles(state, name).stamps()]
     last += [read_state(state.parent / name / "run.json").get("wall_s", 0.0)]
@@ -323,11 +319,10 @@ def write_graph(
     content = {"profile": str(profile), "smoke": smoke, "state": str(state), "share": share, "jobs": []}
     stamps = {job.name: str(JobFiles(state, job.name).stamp(job.digest)) for job in jobs}
     for job in jobs:
-        engine = {
-            "stamp": stamps[job.name],
-            "inputs": [stamps[name] for name in job.reads],
-            "log": str(JobFiles(state, job.name).log),
-        }
+        before = [
+            stamps[name] for name in job.reads if name in stamps
+        ]  # those that are made already are left out
+        engine = {"stamp": stamps[job.name], "inputs": before, "log": str(JobFiles(state, job.name).log)}
         content["jobs"].append(asdict(job) | {"digest": job.digest} | engine)
     path = state / "graph.json"
     with atomic_path(path) as part:

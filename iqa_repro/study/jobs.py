@@ -80,13 +80,17 @@ def read_state(
 def begin_job(
     job: dict,  # name, digest, and writes: the artefacts whose rows it appends to
     state: Path,  # `.batch` of the results
-) -> bool:  # whether rows of an earlier attempt are kept
-    "Write down that a job begins; rows of another digest are removed first (our choice)"
+) -> bool:  # whether it goes on from an earlier attempt
+    "Write down that a job begins; rows of another digest or of a run that ended are removed first (our choice)"
     files = JobFiles(state, job["name"])
     resumes = read_state(files.begun).get("digest") == job["digest"]
-    if not resumes:
-        for artefact in job.get("writes", ()):
-            (state.parent / artefact / "rows.csv").unlink(missing_ok=True)
+    for artefact in job.get("writes", ()):
+        rows = state.parent / artefact / "rows.csv"
+        if rows.exists() and not (
+            resumes
+            and read_state(rows.with_name("run.json")).get("files", {}).get("rows.csv") != sha256_of(rows)
+        ):
+            rows.unlink()
     for old in (files.failed, files.progress):
         old.unlink(missing_ok=True)
     about = {"digest": job["digest"], "pid": os.getpid(), "host": platform.node(), "started": time.time()}

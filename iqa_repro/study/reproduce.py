@@ -259,6 +259,7 @@ def reproduce(
     overwrite: bool = False,  # also files that were edited by hand
     fan_out: bool = False,  # every training a job, for many machines
     engine_profile: str | None = None,  # folder of Snakemake settings, for a cluster
+    page: bool = True,  # write the scoreboard and the page at the end
     console: Console | None = None,  # where to write; None: standard output
 ) -> int:  # 0, or 1 when something failed or cannot run
     "Make what is not up to date (our choice)"
@@ -285,6 +286,9 @@ def reproduce(
             if job.kind == "notebook" and (force or foreign[job.name]):
                 _forget(job, state)
         todo = jobs_to_run(plan, state)
+        for job in plan:
+            if job.name in todo:
+                JobFiles(state, job.name).stamp(job.digest).unlink(missing_ok=True)  # what it made is gone
         some = [job for job in plan if job.name in todo]
         at_once = jobs or (10_000 if engine_profile else _default_jobs(loaded))
         at_once = max(1, min(at_once, len(some)))
@@ -297,7 +301,7 @@ def reproduce(
             status = run_engine(command, progress, console, local=not engine_profile)
         failed = _say_end(say, progress, profile, smoke, status) if some else False
         made = any(state.parent.glob("*/*/run.json"))
-        if made and (some or not (state.parent / "index.html").exists()):
+        if page and made and (some or not (state.parent / "index.html").exists()):
             write_scoreboard(state.parent)
             say(
                 f"all results on one page: {write_report(state.parent, lock=project_root() / 'constraints.txt')}"

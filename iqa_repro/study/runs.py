@@ -104,7 +104,7 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
-def environment() -> dict:  # commit, dirty, versions, device; no machine names or paths
+def environment() -> dict:  # commit, dirty, versions, device, cpu; no machine names or paths
     "What code runs on what (our choice); results under paper_figures do not make a tree dirty"
     changed = _git("status", "--porcelain", "--", ".", ":!paper_figures")
     cuda = torch.cuda.is_available()
@@ -116,6 +116,7 @@ def environment() -> dict:  # commit, dirty, versions, device; no machine names 
             **{package: version(package) for package in PACKAGES},
         },
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "cpu": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",  # instructions that decide the last digits
     }
 
 # %% ../../nbs/4_study/05_runs.ipynb #ee400333
