@@ -13,10 +13,15 @@ if started_by := os.environ.pop("IQA_REPRO_ENGINE_PID", ""):  # the engine ends 
 graph = json.loads(Path(config["graph"]).read_text(encoding="utf-8"))
 jobs = {job["name"]: job for job in graph["jobs"]}
 CALL = "{sys.executable:q} -m iqa_repro.study.jobs {config[graph]:q} {params.job:q} > {log:q} 2>&1"
+CALL += " && {{ test -e {output:q} || cp {params.stamp:q} {output:q}; }}"  # in a pod Snakemake expects a copy of its own
+
+
+def place(path):  # where a pod finds it that works in a folder of its own
+    return str(Path(graph["state"]) / path)
 
 
 def needed(job):
-    return {"mem_mb": job["memory_mib"], "runtime": job["minutes"], "gpu": int(job["gpu"])}
+    return {"mem_mb": job["memory_mib"], "runtime": job["minutes"]} | ({"gpu": 1} if job["gpu"] else {})
 
 
 localrules:
@@ -43,6 +48,7 @@ for job in jobs.values():  # a rule a notebook
                 job["log"],
             params:
                 job=job["name"],
+                stamp=place(job["stamp"]),
             priority: int(job["seconds"])
             resources:
                 **needed(job),
@@ -66,6 +72,7 @@ for kind in sorted({job["kind"] for job in jobs.values()} - {"notebook"}):  # a 
             str(Path(some["log"]).parent / "{id}.log"),
         params:
             job=lambda wildcards, ids=ids: ids[wildcards.id]["name"],
+            stamp=lambda wildcards, ids=ids: place(ids[wildcards.id]["stamp"]),
         wildcard_constraints:
             id="|".join(ids),
         priority: 10**6  # others wait for it

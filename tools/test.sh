@@ -26,7 +26,7 @@ library_notebooks() { # two at a time, one thread each; nbdev_test itself knows 
 }
 
 tests() { # two files at a time, one thread each
-  OMP_NUM_THREADS=1 "$bin/python" -m pytest -n 2 --dist loadfile --durations=12
+  OMP_NUM_THREADS=1 "$bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 }
 
 step "1/6 the package is what the notebooks export" "$bin/python" tools/notebooks.py check-export

@@ -4,29 +4,32 @@
 
 # %% auto #0
 __all__ = ['GENERATED', 'Adapting', 'prompt_groups', 'adapter_settings', 'diet_clip', 'start_model', 'set_features',
-           'adapted_models', 'adapted_model', 'adapted_rows', 'zero_shot_rows', 'prepare_diets', 'run_adaptings']
+           'store_features', 'adapted_models', 'adapted_model', 'adapted_rows', 'zero_shot_rows', 'prepare_diets',
+           'run_adaptings']
 
 # %% ../../nbs/4_study/15_adapting.ipynb #9c49449c
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from hashlib import sha256
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..clip.features import CropSet, FeatureStore
+from ..clip.features import CropSet, FeatureStore, backbone_digest
 from ..core.paths import cache_root
 from ..core.profiles import load_profile
 from ..core.resources import run_parallel
 from ..core.seeds import torch_generator
 from ..data.labelled import Labelled
 from ..data.naturalness import use_score
-from ..data.tables import quality_of
+from ..data.tables import quality_of, table_digest
 from ..grmp.recipes import get_recipe
-from .protocols import correlations, pictures_of, score_table, table_of
-from .tuning import Tuning, tuning_tables, worker_count
-from .unified import Diet, generated_captions, scored_comments, unified_backbone
+from .protocols import code_digest, correlations, pictures_of, score_table, table_of
+from .tuning import Tuning, keep_result, tuning_tables, worker_count
+from .unified import CODE, Diet, generated_captions, scored_comments, unified_backbone
 from ..uniqa.adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa
 from ..uniqa.fitting import AdapterSettings, fit_adapters, fit_unfrozen
 
@@ -126,6 +129,17 @@ def _read_features(clip, written, dataset, profile, crops):
     store = FeatureStore(cache_root() / "features", clip, load_profile(profile).adapter.precision)
     return store.features(pictures_of(dataset, profile)[1], crops)
 
+
+def store_features(
+    dataset: str,  # a key of DATASETS
+    diet: Diet,  # what its CLIP read
+    train: bool = False,  # the training crops instead of the test crops
+) -> None:  # they are in the store
+    "Encode a set once, for every training that reads it (UniQA App. A.3)"
+    model = start_model(Adapting(dataset, 50, diet=diet))
+    seen = adapter_settings(dataset, diet.profile, diet.smoke).crops if train else CropSet(model.crops)
+    set_features(model, dataset, diet.profile, seen)
+
 # %% ../../nbs/4_study/15_adapting.ipynb #4ec0cd25
 def adapted_models(
     tasks: Sequence[Adapting],  # that differ in the split alone
@@ -212,9 +226,30 @@ def adapted_rows(
     tasks, method = job
     return [
         {**_key(task, method), "metric": metric, "value": value}
-        for task, (*_, test, scores) in zip(tasks, adapted_models(tasks), strict=True)
-        for metric, value in correlations(scores, test).items()
+        for task, values in zip(tasks, _values(tasks), strict=True)
+        for metric, value in values.items()
     ]
+
+
+def _values(tasks):  # of adapters, which take seconds; with the backbone it may be hours, so those are kept
+    paths = [_result_path(task) for task in tasks] if tasks[0].unfrozen else []
+    if paths and all(path.exists() for path in paths):
+        return [json.loads(path.read_text()) for path in paths]
+    made = [correlations(scores, test) for *_, test, scores in adapted_models(tasks)]
+    for path, values in zip(paths, made, strict=False):  # none where nothing is kept
+        keep_result(path, values)
+    return made
+
+
+def _result_path(task):
+    story = [
+        asdict(task),
+        load_profile(task.diet.profile).digest,
+        backbone_digest(diet_clip(task.diet)),
+        code_digest((*CODE, "grmp")),
+    ]
+    story += [table_digest(table_of(task.dataset, task.diet.profile))]
+    return cache_root() / "adapted" / f"{sha256(repr(story).encode()).hexdigest()[:20]}.json"
 
 
 def _key(task, method):

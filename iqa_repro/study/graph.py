@@ -9,6 +9,7 @@ __all__ = ['STAGE_CODE', 'SHARED', 'COLUMNS', 'imported_modules', 'notebook_code
 # %% ../../nbs/4_study/29_graph.ipynb #71d7a8fe
 import ast
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -176,8 +177,10 @@ STAGE_CODE = {  # kind of stage -> module that makes it
     "captions": "unified",
     "comments": "unified",
     "pretraining": "unified",
+    "features": "adapting",
     "tuning": "tuning",
     "contender": "contenders",
+    "adapter": "adapting",
 }
 SHARED = (
     "prompts",
@@ -317,14 +320,19 @@ def write_graph(
     "Write down a graph for the engine and its jobs (our choice)"
     state = figures_root(load_profile(profile).name, smoke) / ".batch"
     content = {"profile": str(profile), "smoke": smoke, "state": str(state), "share": share, "jobs": []}
-    stamps = {job.name: str(JobFiles(state, job.name).stamp(job.digest)) for job in jobs}
+    below = lambda path: path.relative_to(state).as_posix()  # the engine works in that folder
+    stamps = {job.name: below(JobFiles(state, job.name).stamp(job.digest)) for job in jobs}
     for job in jobs:
         before = [
             stamps[name] for name in job.reads if name in stamps
         ]  # those that are made already are left out
-        engine = {"stamp": stamps[job.name], "inputs": before, "log": str(JobFiles(state, job.name).log)}
+        engine = {"stamp": stamps[job.name], "inputs": before, "log": below(JobFiles(state, job.name).log)}
         content["jobs"].append(asdict(job) | {"digest": job.digest} | engine)
     path = state / "graph.json"
     with atomic_path(path) as part:
         part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_path(
+        state / "Snakefile"
+    ) as part:  # beside it, so that an engine without a shared disk can send both
+        shutil.copy(project_root() / "Snakefile", part)
     return path

@@ -167,7 +167,7 @@ def engine_command(
     engine_profile: str | None = None,  # folder with a config.yaml of Snakemake, for a cluster
 ) -> list[str]:
     "How Snakemake is called (our choice)"
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile")]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(graph.with_name("Snakefile"))]
     command += ["--directory", str(graph.parent), "--config", f"graph={graph}"]
     command += [
         "--workflow-profile",
@@ -180,6 +180,10 @@ def engine_command(
     ]
     command += ["--keep-going"] * keep_going
     if engine_profile:
+        command += [
+            "--default-storage-prefix",
+            str(graph.parent),
+        ]  # used where the settings name a storage, for want of a shared disk
         return [*command, "--profile", str(Path(engine_profile).absolute()), "--jobs", str(at_once)]
     return [
         *command,

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..core.profiles import load_profile
+from .adapting import Adapting, adapted_rows, store_features
 from .contenders import contender_rows
 from .needs import Needs, artefact_needs
 from .protocols import VARIANTS, meta_model, recipe_of
@@ -22,7 +23,7 @@ from .unified import Diet, generated_captions, scored_comments, unified_backbone
 from .workload import TASKS, shared_recipe
 
 # %% ../../nbs/4_study/25_stages.ipynb #254a51e3
-KINDS = ("prompts", "captions", "comments", "pretraining", "tuning", "contender")
+KINDS = ("prompts", "captions", "comments", "pretraining", "features", "tuning", "contender", "adapter")
 
 
 class Stage(NamedTuple):
@@ -40,6 +41,8 @@ class Stage(NamedTuple):
             "captions": "{task}, captioner {captioner}",
             "comments": "with relevance, seed {seed}",
             "pretraining": "on {parts}, strategy {strategy}, seed {seed}",
+            "features": "{dataset}, {part} crops, by a CLIP that read {parts}",
+            "adapter": "{dataset} {score}, split {split}, with its backbone",
             "tuning": "{dataset}, {shots} labels, split {split}, λ={strength}, {start}, recipe {recipe}",
             "contender": "{method}, {dataset}, {shots} labels, split {split}, start {number}",
         }[self.kind]
@@ -73,6 +76,12 @@ def _stage_of(key):
             return stage("comments", seed=seed)
         case ("diet", diet):
             return _diet(diet)
+        case ("features", diet, dataset, part):
+            return stage(
+                "features", dataset=dataset, part=part, **_plain(diet if isinstance(diet, Diet) else Diet(()))
+            )
+        case ("adapter", task) if task.unfrozen:
+            return stage("adapter", **_plain(task) | {"diet": _plain(task.diet)})
         case ("tuned", tuning, "" | "curves" as how, *_):
             return stage("tuning", watched=bool(how), **_plain(tuning))
         case ("contender", method, tuning, start):
@@ -99,6 +108,9 @@ def stages_before(
         return [stage("prompts", variant=spec["start"], seed=spec["seed"], recipe=recipe)]
     if of.kind == "comments":
         return [_diet(Diet(("aesthetics",), seed=spec["seed"]))]
+    if of.kind in ("features", "adapter"):
+        diet = _listed(spec["diet"] if of.kind == "adapter" else {key: spec[key] for key in _plain(Diet())})
+        return [_diet(Diet(**diet))] if diet["parts"] else []
     if of.kind != "pretraining":
         return []
     own = load_profile(profile).captions.captioner == "embedded"
@@ -107,6 +119,10 @@ def stages_before(
         stage("captions", task=task, captioner=number) for task in texts for number in spec["captioners"]
     ]
     return captions + [stage("comments", seed=spec["seed"])] * ("comments" in spec["parts"])
+
+
+def _listed(spec):  # JSON has lists where the settings have tuples
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
 
 
 def with_stages_before(
@@ -147,8 +163,8 @@ def stage_needs(
     )
     if of.kind == "prompts":
         sets += [*TASKS, *["livec"] * (recipe_of(spec["recipe"], profile).meta_select == "test")]
-    elif of.kind in ("tuning", "contender"):
-        sets += [spec["dataset"], *spec["judges"]]
+    elif of.kind in ("tuning", "contender", "features", "adapter"):
+        sets += [spec["dataset"], *spec.get("judges", ())]
     else:
         tasks += {"captions": [spec.get("task")], "comments": ["comments"], "pretraining": spec.get("parts")}[
             of.kind
@@ -163,8 +179,7 @@ def make_stage(
     smoke: bool = False,  # counts cut to the least
 ) -> None:  # it is in the cache
     "Make a stage unless it is there (our choice)"
-    spec = json.loads(wanted.spec)
-    spec = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.items()}
+    spec = _listed(json.loads(wanted.spec))
     run = {"profile": str(profile), "smoke": smoke}
     if wanted.kind == "prompts":
         meta_model(**spec, **run)
@@ -174,6 +189,12 @@ def make_stage(
         scored_comments(seed=spec["seed"], **run)
     elif wanted.kind == "pretraining":
         unified_backbone(Diet(**spec, **run))
+    elif wanted.kind == "features":
+        dataset, part = spec.pop("dataset"), spec.pop("part")
+        store_features(dataset, Diet(**spec, **run), part == "train")
+    elif wanted.kind == "adapter":
+        task = Adapting(**spec | {"diet": Diet(**_listed(spec["diet"]), **run)})
+        adapted_rows(([task], wanted.title))
     elif wanted.kind == "tuning":
         watched = spec.pop("watched")
         tuned_result(Tuning(**spec, **run), watched)
