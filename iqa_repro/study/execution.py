@@ -9,6 +9,7 @@ __all__ = ['run_notebook', 'list_experiments', 'run_experiment']
 import difflib
 import os
 import re
+import sys
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def run_notebook(
     progress: bool | dict = False,  # a bar over the cells; a dict goes to tqdm, such as {"file": …}
 ) -> Path:  # target
     "Execute a notebook through papermill, unknown parameters and a lost tag refused (our choice)"
-    import papermill  # takes seconds to import, and a run of what is up to date needs none of it
+    papermill = _import_papermill()
     from nbclient.exceptions import DeadKernelError
 
     known = sorted(papermill.inspect_notebook(str(source)))
@@ -49,6 +50,18 @@ def run_notebook(
     except DeadKernelError as error:
         raise RuntimeError(f"the kernel died (out of memory?) in {target} (kept)") from error
     return Path(target)
+
+
+def _import_papermill():
+    # one second; it was 3.4, of which 2.6 went into a grammar of web addresses that jsonschema loads where it is there, for checks that no notebook needs
+    skipped = "rfc3987_syntax" not in sys.modules
+    if skipped:
+        sys.modules["rfc3987_syntax"] = None
+    import papermill
+
+    if skipped:
+        del sys.modules["rfc3987_syntax"]
+    return papermill
 
 # %% ../../nbs/4_study/24_execution.ipynb #1a1ac5c3
 def list_experiments() -> list[str]:  # 'paper/artefact', table2 before table10

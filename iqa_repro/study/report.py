@@ -21,7 +21,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
-import nbformat
 from PIL import Image
 
 from ..core.paths import atomic_path, project_root, sha256_of
@@ -221,7 +220,8 @@ def title_of(
     notebook = project_root() / "nbs" / "experiments" / f"{_writer(name)}.ipynb"
     if not notebook.exists():
         return short, short, ""
-    lines = nbformat.read(notebook, as_version=4).cells[0].source.replace("`", "").splitlines()
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]
+    lines = "".join(first["source"]).replace("`", "").splitlines()
     heading, question = (
         " ".join(line[2:].strip() for line in lines if line.startswith(mark)) for mark in ("# ", "> ")
     )
