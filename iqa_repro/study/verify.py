@@ -8,9 +8,8 @@ __all__ = ['TOLERANCE', 'compare_rows', 'machine_class', 'verify']
 # %% ../../nbs/4_study/31_verify.ipynb #143dce5d
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -86,19 +85,19 @@ def verify(
     root = figures_root(load_profile(profile).name)
     written = [artefact for name in names for artefact in (name, *NEEDS[name].also)]
     _refuse_incomparable(root, written, profile)
-    with _empty_folder(root / ".batch") as place:
-        with _elsewhere(place):
-            status = reproduce(names, profile, jobs, page=False, console=console)
-            again = figures_root(load_profile(profile).name)
-        if status:
-            say(f"not compared, the new run did not go through; it is kept in {place}")
-            return 1
-        differing = sum(_say_comparison(say, artefact, root, again, tolerance) for artefact in written)
-        if differing:
-            say(f"{differing} of {len(written)} artefacts differ; the new run is kept in {place}")
-            return 1
-        shutil.rmtree(place)
-        return 0
+    place = _empty_folder(root / ".batch")
+    with _elsewhere(place):
+        status = reproduce(names, profile, jobs, page=False, console=console)
+        again = figures_root(load_profile(profile).name)
+    if status:
+        say(f"not compared, the new run did not go through; it is kept in {place}")
+        return 1
+    differing = sum(_say_comparison(say, artefact, root, again, tolerance) for artefact in written)
+    if differing:
+        say(f"{differing} of {len(written)} artefacts differ; the new run is kept in {place}")
+        return 1
+    shutil.rmtree(place)
+    return 0
 
 
 def _refuse_incomparable(root, written, profile):
@@ -117,8 +116,7 @@ def _refuse_incomparable(root, written, profile):
         )
 
 
-@contextmanager
-def _empty_folder(state) -> Iterator[Path]:
+def _empty_folder(state):
     for old in state.glob("verify-*"):
         number = old.name.partition("-")[2]
         if number == str(os.getpid()) or not psutil.pid_exists(
@@ -127,7 +125,7 @@ def _empty_folder(state) -> Iterator[Path]:
             shutil.rmtree(old)
     place = state / f"verify-{os.getpid()}"
     place.mkdir(parents=True)
-    yield place
+    return place
 
 
 @contextmanager
