@@ -9,8 +9,6 @@ __all__ = ['STRENGTHS', 'LinearProbe']
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict
 from torch import Tensor
 
 from .zero_shot import FrozenCLIP
@@ -51,6 +49,11 @@ class LinearProbe(FrozenCLIP):
         generator: torch.Generator,  # of the crops
     ) -> pd.DataFrame:  # a row a strength: strength, loss, validation (mean squared errors), chosen (bool)
         "Fit for each strength and keep the one that predicts held-out labels best (our choice)"
+        from sklearn.linear_model import (
+            Ridge,
+        )  # scikit-learn takes a second to import, which only fitting needs
+        from sklearn.model_selection import GroupKFold, cross_val_predict
+
         if validation is None and len(train.images) < 2:
             raise ValueError(
                 "one picture leaves none to choose the strength by; give more pictures or a validation part"

@@ -15,10 +15,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from ..core.paths import sha256_of
@@ -57,6 +55,10 @@ def require_quickgelu(
     name: str,  # what the caller asked for, for the message
 ) -> None:
     "Refuse a model that would score wrongly with OpenAI's weights (peers.md §5, open_clip issue 771)"
+    from open_clip.transformer import (
+        QuickGELU,
+    )  # open_clip takes seconds to import: only where a model is built
+
     if not any(isinstance(module, QuickGELU) for module in model.modules()):
         raise ValueError(
             f"model {name!r} uses plain GELU, but OpenAI's weights were trained with QuickGELU: they would load without "
@@ -78,6 +80,8 @@ def weights_file(
     Path | None
 ):  # None: another tag, which open_clip loads and checks itself, or not there and not to be fetched
     "The file of the weights, its hash checked (peers.md §5)"
+    import open_clip
+
     facts = open_clip.get_pretrained_cfg(name, pretrained)
     published = OPENAI_SHA256.get(name.removesuffix("-quickgelu"))
     if not facts:
@@ -105,6 +109,7 @@ def weights_file(
 
 
 def _hub_file(hub, fetch):
+    import open_clip
     from huggingface_hub import try_to_load_from_cache  # only needed for real weights
 
     model, _ = os.path.split(hub)
@@ -120,6 +125,8 @@ def _hub_file(hub, fetch):
 
 
 def _fetch_openai(name, url):
+    import open_clip
+
     try:
         return Path(open_clip.download_pretrained_from_url(url))
     except (OSError, RuntimeError) as error:
@@ -149,6 +156,8 @@ def load_clip(
         from iqa_repro.clip.tiny import load_tiny  # the tiny CLIP is built from this module
 
         return load_tiny(pretrained, device)
+    import open_clip
+
     _check_architecture(name)
     quick = _check_source(name, pretrained, quick_gelu)
     file = weights_file(name, pretrained) if pretrained != "random" else None
@@ -169,6 +178,8 @@ def load_clip(
 
 
 def _check_architecture(name):
+    import open_clip
+
     known = open_clip.list_models()
     if name not in known:
         close = difflib.get_close_matches(name, known, cutoff=0.8) or ["ViT-B-16-quickgelu"]
@@ -185,6 +196,8 @@ def _check_architecture(name):
 
 
 def _check_source(name, pretrained, quick_gelu):
+    import open_clip
+
     if pretrained == "embedded":
         raise ValueError(
             f"pretrained='embedded' belongs to name='tiny'; for {name!r} give 'openai', another tag or a file"

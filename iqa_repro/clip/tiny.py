@@ -9,13 +9,12 @@ __all__ = ['TINY', 'PICTURE', 'TINY_WEIGHTS', 'tiny_tokenizer', 'build_tiny', 'c
 # %% ../../nbs/2_clip/01_tiny.ipynb #f8fcbbda
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import SimpleTokenizer
-from open_clip.model import CLIP
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -39,8 +38,10 @@ PICTURE = 72  # side of a training picture in pixels; crops of 48 are taken from
 TINY_WEIGHTS = Path(iqa_repro.__file__).parent / "weights" / "tiny_clip.safetensors"
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #53a278dd
-def tiny_tokenizer() -> SimpleTokenizer:  # callable: list of str -> (n, 24) int64
+def tiny_tokenizer() -> Callable[[list[str]], Tensor]:  # open_clip SimpleTokenizer: n texts -> (n, 24) int64
     "CLIP's tokenizer with the first 4,096 merges only (our choice)"
+    from open_clip import SimpleTokenizer  # open_clip takes seconds to import: only where a model is built
+
     merges = TINY["text_cfg"]["vocab_size"] - 512 - 2  # 512 letters and two special tokens
     tokenizer = SimpleTokenizer(context_length=TINY["text_cfg"]["context_length"])
     tokenizer.bpe_ranks = {pair: rank for pair, rank in tokenizer.bpe_ranks.items() if rank < merges}
@@ -55,6 +56,8 @@ def build_tiny(
     seed: int = 0,  # of the random weights
 ) -> Backbone:  # untrained
     "A tiny CLIP with random weights (our choice)"
+    from open_clip.model import CLIP
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "tiny clip"))
         model = CLIP(**TINY)

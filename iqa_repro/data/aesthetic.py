@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+import scipy
 
 from ..core.seeds import numpy_generator
 from .photographs import PHOTOGRAPHS, load_photograph
@@ -147,7 +147,7 @@ def _glow(image, s, generator):
 
 
 def _isolate(image, s, generator):
-    soft = ndimage.gaussian_filter(image, (1 + 2 * s, 1 + 2 * s, 0))
+    soft = scipy.ndimage.gaussian_filter(image, (1 + 2 * s, 1 + 2 * s, 0))
     share = np.clip((_distance(image) - 0.65) / 0.35, 0, 1)
     return image + share * (soft * (1 - 0.2 * s) - image)
 
@@ -166,7 +166,7 @@ _PIXELS = {  # look → function of (picture, strength, generator); our choice
         x * (0.75 - 0.3 * s) * (1 - (0.3 + 0.3 * s) * np.minimum(_distance(x), 1.4) ** 2)
     ),
     "glowing": _glow,
-    "blurred": lambda x, s, g: ndimage.gaussian_filter(x, (0.7 + 1.6 * s, 0.7 + 1.6 * s, 0)),
+    "blurred": lambda x, s, g: scipy.ndimage.gaussian_filter(x, (0.7 + 1.6 * s, 0.7 + 1.6 * s, 0)),
     "noisy": lambda x, s, g: x + (0.05 + 0.1 * s) * g.standard_normal(x.shape),
     "isolated": _isolate,
 }

@@ -9,7 +9,7 @@ __all__ = ['SPAQ_SCENES', 'read_livec', 'read_koniq10k', 'read_spaq', 'read_fliv
 from pathlib import Path
 
 import pandas as pd
-from scipy.io import loadmat
+import scipy
 
 from .folders import DataFolder, finish_table
 from .tables import TableFacts
@@ -22,7 +22,7 @@ def read_livec(
     "LIVE In the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016; datasets.md §2.5)"
     folder = DataFolder(root)
     labels = folder.label_file("AllMOS_release.mat")
-    read = lambda name: loadmat(folder.label_file(f"{name}.mat"))[name].ravel()
+    read = lambda name: scipy.io.loadmat(folder.label_file(f"{name}.mat"))[name].ravel()
     names = [str(cell.ravel()[0]) for cell in read("AllImages_release")]
     table = pd.DataFrame({"image": names, "mos": read("AllMOS_release"), "std": read("AllStdDev_release")})
     training = table["image"].str.fullmatch(r"t\d\.bmp", case=False)

@@ -11,8 +11,8 @@ import warnings
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
-from skimage.color import hsv2rgb, lab2rgb, rgb2gray, rgb2hsv, rgb2lab
+import scipy
+import skimage
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #56fc5cae
 # KADIS-700k, imdist_generator.m: strength of levels 1…5 for KADID-10k types 1–8
@@ -60,7 +60,7 @@ def gaussian_blur(
     "Convolution with a Gaussian cut at 2σ (KADID-10k type 1)"
     check_strength("gaussian_blur: sigma (px)", sigma, 0.01, 100)
     radius = int(np.ceil(2 * sigma))
-    return as_picture(ndimage.gaussian_filter(image, sigma, radius=radius, mode="nearest", axes=(0, 1)))
+    return as_picture(scipy.ndimage.gaussian_filter(image, sigma, radius=radius, mode="nearest", axes=(0, 1)))
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #4e4f5424
 def lens_blur(
@@ -73,7 +73,7 @@ def lens_blur(
     points = (np.arange(9 * n) + 0.5) / 9 - n / 2
     covered = np.hypot(points[:, None], points) <= radius
     kernel = covered.reshape(n, 9, n, 9).mean((1, 3))
-    return as_picture(ndimage.convolve(image, kernel[..., None] / kernel.sum(), mode="nearest"))
+    return as_picture(scipy.ndimage.convolve(image, kernel[..., None] / kernel.sum(), mode="nearest"))
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #4e841be8
 def motion_blur(
@@ -89,7 +89,7 @@ def motion_blur(
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     beyond = np.maximum(np.abs(along) - (length - 1) / 2, 0)
     kernel = np.maximum(1 - np.hypot(beyond, across), 0)
-    return as_picture(ndimage.convolve(image, kernel[..., None] / kernel.sum(), mode="nearest"))
+    return as_picture(scipy.ndimage.convolve(image, kernel[..., None] / kernel.sum(), mode="nearest"))
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #d03c983c
 def lab_to_rgb(
@@ -98,7 +98,7 @@ def lab_to_rgb(
     "CIE Lab to sRGB, out-of-gamut colours clipped without a warning (D65, scikit-image)"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Conversion from CIE-LAB", category=UserWarning)
-        return as_picture(lab2rgb(lab))
+        return as_picture(skimage.color.lab2rgb(lab))
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #52aaacc1
 def colour_diffusion(
@@ -107,8 +107,8 @@ def colour_diffusion(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Blur and amplify a and b of Lab (KADID-10k type 4)"
     check_strength("colour_diffusion: gain", gain, 0, 100)
-    lab, sigma = rgb2lab(image), 1.5 * gain + 2
-    colour = ndimage.gaussian_filter(
+    lab, sigma = skimage.color.rgb2lab(image), 1.5 * gain + 2
+    colour = scipy.ndimage.gaussian_filter(
         lab[..., 1:], sigma, radius=int(np.ceil(2 * sigma)), mode="nearest", axes=(0, 1)
     )
     return lab_to_rgb(np.dstack([lab[..., :1], gain * colour]))
@@ -123,11 +123,13 @@ def colour_shift(
     check_strength("colour_shift: distance (px)", distance, 0, 100)
     direction = rng.random(2)
     step = np.rint(distance * direction / np.linalg.norm(direction))
-    edges = ndimage.gaussian_filter(np.hypot(*np.gradient(rgb2gray(image))), 4, mode="nearest")
+    edges = scipy.ndimage.gaussian_filter(
+        np.hypot(*np.gradient(skimage.color.rgb2gray(image))), 4, mode="nearest"
+    )
     low, high = np.percentile(edges, (1, 99))
     mask = np.clip((edges - low) / max(high - low, 1e-6), 0, 1)  # 1e-6: a flat picture has no edges
     green = image[..., 1]
-    moved = ndimage.shift(green, step, order=0, mode="nearest")
+    moved = scipy.ndimage.shift(green, step, order=0, mode="nearest")
     return as_picture(np.dstack([image[..., 0], mask * moved + (1 - mask) * green, image[..., 2]]))
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #a536b709
@@ -152,7 +154,7 @@ def colour_saturation_1(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Scale the saturation in HSV (KADID-10k type 7)"
     check_strength("colour_saturation_1: factor", factor, -1, 1)
-    return as_picture(hsv2rgb(rgb2hsv(image) * (1, factor, 1)))
+    return as_picture(skimage.color.hsv2rgb(skimage.color.rgb2hsv(image) * (1, factor, 1)))
 
 # %% ../../nbs/1_data/04_blur_and_colour.ipynb #1bb0c8f2
 def colour_saturation_2(
@@ -161,4 +163,4 @@ def colour_saturation_2(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Scale the colour in Lab (KADID-10k type 8)"
     check_strength("colour_saturation_2: factor", factor, 0, 100)
-    return lab_to_rgb(rgb2lab(image) * (1, factor, factor))
+    return lab_to_rgb(skimage.color.rgb2lab(image) * (1, factor, factor))

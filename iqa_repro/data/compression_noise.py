@@ -11,9 +11,7 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image, features
-from skimage.color import rgb2ycbcr, ycbcr2rgb
-from skimage.restoration import denoise_tv_chambolle
-from skimage.util import random_noise
+import skimage
 
 from .blur_colour import as_picture, check_strength
 
@@ -71,7 +69,7 @@ def white_noise(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Additive Gaussian noise in RGB (KADID-10k type 11)"
     check_strength("white_noise: variance", variance, 0, 1)
-    return as_picture(random_noise(image, "gaussian", var=variance, rng=rng))
+    return as_picture(skimage.util.random_noise(image, "gaussian", var=variance, rng=rng))
 
 # %% ../../nbs/1_data/05_compression_and_noise.ipynb #f838110f
 def white_noise_in_colour_component(
@@ -82,7 +80,7 @@ def white_noise_in_colour_component(
     "Additive Gaussian noise in YCbCr (KADID-10k type 12)"
     check_strength("white_noise_in_colour_component: variance", variance, 0, 1)
     noise = rng.normal(0, 255 * np.sqrt(variance), image.shape)  # scikit-image's YCbCr runs to 255
-    return as_picture(ycbcr2rgb(rgb2ycbcr(image) + noise))
+    return as_picture(skimage.color.ycbcr2rgb(skimage.color.rgb2ycbcr(image) + noise))
 
 # %% ../../nbs/1_data/05_compression_and_noise.ipynb #6da43aa5
 def impulse_noise(
@@ -92,7 +90,7 @@ def impulse_noise(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Salt and pepper, channel by channel (KADID-10k type 13)"
     check_strength("impulse_noise: density", density, 0, 1)
-    return as_picture(random_noise(image, "s&p", amount=density, rng=rng))
+    return as_picture(skimage.util.random_noise(image, "s&p", amount=density, rng=rng))
 
 # %% ../../nbs/1_data/05_compression_and_noise.ipynb #86911ef7
 def multiplicative_noise(
@@ -102,7 +100,7 @@ def multiplicative_noise(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Speckle: noise in proportion to the value (KADID-10k type 14)"
     check_strength("multiplicative_noise: variance", variance, 0, 1)
-    return as_picture(random_noise(image, "speckle", var=variance, rng=rng))
+    return as_picture(skimage.util.random_noise(image, "speckle", var=variance, rng=rng))
 
 # %% ../../nbs/1_data/05_compression_and_noise.ipynb #6d92f5dd
 def denoise(
@@ -114,5 +112,8 @@ def denoise(
     noisy = white_noise(image, variance, rng)
     if variance == 0:
         return noisy
-    clean = [denoise_tv_chambolle(channel, weight=np.sqrt(variance)) for channel in np.moveaxis(noisy, -1, 0)]
+    clean = [
+        skimage.restoration.denoise_tv_chambolle(channel, weight=np.sqrt(variance))
+        for channel in np.moveaxis(noisy, -1, 0)
+    ]
     return as_picture(np.stack(clean, axis=-1))

@@ -8,11 +8,8 @@ __all__ = ['LIGHT_SPACE_LEVELS', 'brighten', 'darken', 'mean_shift', 'jitter', '
 
 # %% ../../nbs/1_data/06_light_and_space.ipynb #637e86bf
 import numpy as np
-from scipy import ndimage
-from scipy.interpolate import CubicSpline
-from skimage.color import rgb2lab
-from skimage.filters import unsharp_mask
-from sklearn.cluster import KMeans
+import scipy
+import skimage
 
 from .blur_colour import as_picture, check_strength, lab_to_rgb
 
@@ -38,7 +35,7 @@ def brighten(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Bend the tone curve upwards in RGB and Lab (KADID-10k type 16)"
     check_strength("brighten: amount", amount, 0, 2)
-    lab, bent = rgb2lab(image), as_picture(image + 2 * amount * image * (1 - image))
+    lab, bent = skimage.color.rgb2lab(image), as_picture(image + 2 * amount * image * (1 - image))
     lightness = lab[..., 0] / 100
     lab[..., 0] = 100 * np.clip(lightness + 2 * amount * lightness * (1 - lightness), 0, 1)
     return as_picture((2 * bent + lab_to_rgb(lab)) / 3)
@@ -72,7 +69,9 @@ def jitter(
     channels = list(np.moveaxis(image, -1, 0))
     for _ in range(5):  # KADIS-700k, imjitter.m: 5 rounds
         places = np.indices(image.shape[:2]) + sigma * rng.standard_normal((2, *image.shape[:2]))
-        channels = [ndimage.map_coordinates(channel, places, order=3, mode="nearest") for channel in channels]
+        channels = [
+            scipy.ndimage.map_coordinates(channel, places, order=3, mode="nearest") for channel in channels
+        ]
     return as_picture(np.stack(channels, axis=-1))
 
 # %% ../../nbs/1_data/06_light_and_space.ipynb #3048ae49
@@ -116,6 +115,8 @@ def quantization(
     values, counts = np.unique(np.rint(image * 255), return_counts=True)
     if len(values) <= thresholds + 1:
         return image.copy()
+    from sklearn.cluster import KMeans  # takes a second to import, which only this distortion needs
+
     start = np.linspace(values[0], values[-1], thresholds + 1)[:, None]
     fit = KMeans(thresholds + 1, init=start, n_init=1).fit(values[:, None], sample_weight=counts)
     centres = np.sort(fit.cluster_centers_[:, 0]) / 255
@@ -144,8 +145,8 @@ def high_sharpen(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "Unsharp masking of L in Lab, σ = 3 px (KADID-10k type 24)"
     check_strength("high_sharpen: amount", amount, 0, 100)
-    lab = rgb2lab(image)
-    lab[..., 0] = 100 * unsharp_mask(lab[..., 0] / 100, radius=3, amount=amount)
+    lab = skimage.color.rgb2lab(image)
+    lab[..., 0] = 100 * skimage.filters.unsharp_mask(lab[..., 0] / 100, radius=3, amount=amount)
     return lab_to_rgb(lab)
 
 # %% ../../nbs/1_data/06_light_and_space.ipynb #3fda950d
@@ -155,5 +156,7 @@ def contrast_change(
 ) -> np.ndarray:  # (h,w,3) float32 in [0,1]
     "An S-shaped tone curve, steeper or flatter in the middle (KADID-10k type 25)"
     check_strength("contrast_change: change", change, -1, 1)
-    curve = CubicSpline((0, 0.3, 0.5, 0.7, 1), (0, 0.25 - change / 4, 0.5, 0.75 + change / 4, 1))
+    curve = scipy.interpolate.CubicSpline(
+        (0, 0.3, 0.5, 0.7, 1), (0, 0.25 - change / 4, 0.5, 0.75 + change / 4, 1)
+    )
     return as_picture(curve(image))

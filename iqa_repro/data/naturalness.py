@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
-from skimage.transform import swirl
+import scipy
+import skimage
 
 from .tables import TableFacts, read_table
 
@@ -35,14 +35,16 @@ def content_fault(
     top, left = generator.integers(size // 10, size - size // 10 - side + 1, 2)
     if kind == "warped":
         centre = (left + side / 2, top + side / 2)
-        warped = swirl(image, centre, strength=3 + 4 * strength, radius=1.3 * side, mode="reflect")
+        warped = skimage.transform.swirl(
+            image, centre, strength=3 + 4 * strength, radius=1.3 * side, mode="reflect"
+        )
         return np.clip(warped, 0, 1).astype(np.float32)
     piece = _piece(image, kind, top, left, side, generator)
     mask = np.zeros((size, size, 1), np.float32)
     mask[top : top + side, left : left + side] = 1
     patched = image.copy()
     patched[top : top + side, left : left + side] = piece
-    soft = ndimage.gaussian_filter(mask, (1, 1, 0))  # no hard edge
+    soft = scipy.ndimage.gaussian_filter(mask, (1, 1, 0))  # no hard edge
     return (image + soft * (patched - image)).astype(np.float32)
 
 # %% ../../nbs/1_data/14_naturalness.ipynb #e29b291b
@@ -53,7 +55,7 @@ def _piece(image, kind, top, left, side, generator):
     size, half = image.shape[0], side // 2
     if kind == "pasted":  # from the far side, twice as large
         y, x = (0 if place > (size - side) / 2 else size - half for place in (top, left))
-        return ndimage.zoom(image[y : y + half, x : x + half], (2, 2, 1), order=1)
+        return scipy.ndimage.zoom(image[y : y + half, x : x + half], (2, 2, 1), order=1)
     narrow = image[top : top + side, left : left + side : 2]  # everything twice, half as wide
     return np.concatenate([narrow, narrow], axis=1)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.io import loadmat
+import scipy
 
 from .folders import DataFolder, finish_table
 from .tables import TableFacts
@@ -39,7 +39,10 @@ def read_live(
     folder, (file, column) = DataFolder(root), _LIVE_FILES[scores]
     other = "; the realigned scores are a file of their own on the authors' page: fetch it, or read scores='original'"
     labels = folder.label_file(file, what="score file" + other * (scores == "realigned"))
-    values, names = loadmat(labels), loadmat(folder.label_file("refnames_all.mat"))["refnames_all"]
+    values, names = (
+        scipy.io.loadmat(labels),
+        scipy.io.loadmat(folder.label_file("refnames_all.mat"))["refnames_all"],
+    )
     references = [str(cell[0]) for cell in names.ravel()]
     dmos, copies = values[column].ravel().astype(float), values["orgs"].ravel().astype(bool)
     counts = _count_files(folder, len(dmos))

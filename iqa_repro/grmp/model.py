@@ -95,6 +95,11 @@ class GRMPIQA(nn.Module):
             self._kept = (state, self.text(self.clip))
         return self._kept[1]
 
+    def judged_crops(self, images: Tensor) -> Tensor:  # (b, crops, 3, s, s)
+        "The fixed crops of pictures (b, 3, h, w) whose logits are averaged (released code: one, the centre)"
+        size = self.clip.image_size
+        return test_crops(squeeze_pictures(images, size, self.recipe, "tune"), size, self.crops)
+
     def quality_logits(self, images: Tensor, preprocess: bool = True) -> Tensor:  # (b, 2), high first
         "Similarities to the two quality sentences times 1/τ; without `preprocess` images enter as they are (Eq. 2)"
         if images.dim() != 4 or images.shape[1] != 3:
@@ -104,10 +109,7 @@ class GRMPIQA(nn.Module):
         text = self.text_features()
         if not preprocess:
             return self.clip.temperature * self.image_features(images, preprocess=False) @ text.T
-        size = self.clip.image_size
-        views = test_crops(
-            squeeze_pictures(images, size, self.recipe, "tune"), size, self.crops
-        )  # (b, n, 3, s, s)
+        views = self.judged_crops(images)
         logits = self.clip.temperature * self.image_features(views.flatten(0, 1)) @ text.T
         return logits.unflatten(0, views.shape[:2]).mean(1)
 

@@ -10,8 +10,6 @@ import math
 from pathlib import Path
 
 import torch
-from open_clip import SimpleTokenizer
-from open_clip.model import CLIP
 from torch import Tensor
 
 from ..clip.backbone import OPENAI_MEAN, OPENAI_STD, Backbone, load_clip, require_quickgelu
@@ -177,6 +175,9 @@ def _build(path, sizes, head_width):
         "context_length": sizes["context_length"],
         "vocab_size": sizes["vocab_size"],
     }
+    from open_clip import SimpleTokenizer  # takes seconds: only where a model is built
+    from open_clip.model import CLIP
+
     model = CLIP(sizes["embed_dim"], vision, text, quick_gelu=True).eval().requires_grad_(False)
     name = ("ViT-B-16-quickgelu", "openai") if towers == VIT_B16 else ("released", Path(path).name)
     return Backbone(

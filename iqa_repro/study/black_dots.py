@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from .gmad import unit_ranks
@@ -131,6 +130,8 @@ def feature_map(
     points = features.detach().cpu().double().numpy()
     if np.unique(points, axis=0).shape[0] < 2:
         raise ValueError(f"all {n} pictures have the same features; there is nothing to map")
+    from sklearn.manifold import TSNE  # takes a second to import, which only this figure needs
+
     return TSNE(
         init="pca", learning_rate="auto", perplexity=perplexity, random_state=seed, n_jobs=1
     ).fit_transform(points)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from .metrics import median_over_splits
 
@@ -55,7 +55,7 @@ def judge(
         return {**result, "verdict": "undecided", **numbers}
     rng = np.random.default_rng(seed)
     options = dict(n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile", rng=rng)
-    interval = stats.bootstrap((margins,), np.mean, **options).confidence_interval
+    interval = scipy.stats.bootstrap((margins,), np.mean, **options).confidence_interval
     verdict = "holds" if interval.low > 0 else "does not hold" if interval.high <= 0 else "undecided"
     return {**result, "verdict": verdict, **numbers, "low": float(interval.low), "high": float(interval.high)}
 

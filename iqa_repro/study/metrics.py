@@ -12,9 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
-from scipy.optimize import OptimizeWarning, curve_fit
-from scipy.special import expit
+import scipy
 
 # %% ../../nbs/4_study/00_metrics.ipynb #63c516ed
 def paired_scores(
@@ -56,7 +54,7 @@ def srcc(
     target: ArrayLike,  # (n,) human scores
 ) -> float:  # in [-1, 1], 1 = the same order
     "Spearman's rank correlation, ties share their mean rank (GRMP-IQA §4.1)"
-    return float(stats.spearmanr(*paired_scores(prediction, target)).statistic)
+    return float(scipy.stats.spearmanr(*paired_scores(prediction, target)).statistic)
 
 # %% ../../nbs/4_study/00_metrics.ipynb #da8f5cf6
 def krcc(
@@ -64,17 +62,17 @@ def krcc(
     target: ArrayLike,  # (n,) human scores
 ) -> float:  # in [-1, 1], 1 = every pair in the same order
     "Kendall's rank correlation τ-b (Kendall 1945)"
-    return float(stats.kendalltau(*paired_scores(prediction, target)).statistic)
+    return float(scipy.stats.kendalltau(*paired_scores(prediction, target)).statistic)
 
 # %% ../../nbs/4_study/00_metrics.ipynb #5d39d0c1
 def _logistic4(x: np.ndarray, top: float, bottom: float, middle: float, width: float) -> np.ndarray:
-    return bottom + (top - bottom) * expit((x - middle) / (abs(width) + 1e-9))
+    return bottom + (top - bottom) * scipy.special.expit((x - middle) / (abs(width) + 1e-9))
 
 
 def _logistic5(
     x: np.ndarray, height: float, slope: float, middle: float, tilt: float, level: float
 ) -> np.ndarray:
-    return height * (expit(slope * (x - middle)) - 0.5) + tilt * x + level
+    return height * (scipy.special.expit(slope * (x - middle)) - 0.5) + tilt * x + level
 
 
 def logistic_map(
@@ -89,17 +87,17 @@ def logistic_map(
     x, y = paired_scores(prediction, target)
     if len(x) < parameters:
         raise ValueError(f"a {parameters}-parameter curve needs at least {parameters} scores, got {len(x)}")
-    z, t = stats.zscore(x), stats.zscore(y)
+    z, t = scipy.stats.zscore(x), scipy.stats.zscore(y)
     low, high = (t.min(), t.max()) if np.mean(z * t) >= 0 else (t.max(), t.min())
     curve, start = (
         (_logistic4, (high, low, 0, 1)) if parameters == 4 else (_logistic5, (high - low, 1, 0, 0, 0))
     )
     with warnings.catch_warnings():
         warnings.simplefilter(
-            "ignore", OptimizeWarning
+            "ignore", scipy.optimize.OptimizeWarning
         )  # a perfect fit has no covariance, which we do not use
         try:
-            fitted, _ = curve_fit(curve, z, t, p0=start, maxfev=evaluations)
+            fitted, _ = scipy.optimize.curve_fit(curve, z, t, p0=start, maxfev=evaluations)
         except RuntimeError as error:
             raise ValueError(
                 f"the {parameters}-parameter logistic did not converge on {len(x)} scores in {evaluations} evaluations; use the other curve or report the raw PLCC (mapping=None)"
@@ -120,11 +118,11 @@ def plcc(
         x = logistic_map(x, y, parameters=int(mapping[-1]))
     with warnings.catch_warnings():
         warnings.simplefilter(
-            "error", stats.DegenerateDataWarning
+            "error", scipy.stats.DegenerateDataWarning
         )  # SciPy would return rounding noise or NaN
         try:
-            return float(stats.pearsonr(x, y).statistic)
-        except stats.DegenerateDataWarning as error:
+            return float(scipy.stats.pearsonr(x, y).statistic)
+        except scipy.stats.DegenerateDataWarning as error:
             ends = {"prediction": (x.min(), x.max()), "target": (y.min(), y.max())}
             found = ", ".join(f"{name} {low!s} … {high!s}" for name, (low, high) in ends.items())
             raise ValueError(

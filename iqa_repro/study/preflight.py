@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import open_clip
 import pandas as pd
 import torch
 
@@ -52,6 +51,8 @@ def find_weights(
         )
     if given == "embedded":
         return Finding("ok", "shipped with the package")
+    import open_clip  # takes seconds: only where it is asked
+
     if open_clip.get_pretrained_cfg(name, given):
         return _tagged_weights(name, given)
     if Path(given).suffix or Path(given).is_file():

@@ -25,7 +25,7 @@ from ..core.seeds import derive_seed, torch_generator
 from ..data.labelled import Labelled
 from ..data.splits import hold_out, sample_shots, split_table
 from ..data.tables import quality_of, table_digest
-from ..grmp.finetune import FinetuneSettings, finetune, recipe_settings
+from ..grmp.finetune import FinetuneSettings, JudgedPictures, finetune, recipe_settings
 from ..grmp.model import GRMPIQA
 from ..grmp.recipes import Recipe
 from iqa_repro.study.protocols import (
@@ -173,10 +173,11 @@ def tuned_model(
         raise ValueError(
             f"{recipe.label} chooses the epoch on the test part, but all of {tuning.dataset!r} is learned from; use another select"
         )
-    followed = []
+    settings, followed = tuning_settings(tuning, recipe), []
+    judged = JudgedPictures(model, images, settings)
 
-    def watch(m):
-        values = correlations(score_table(m, images), test)
+    def watch(_):
+        values = correlations(judged.scores(), test)
         followed.append(values["srcc"])
         return (
             sum(values.values()) if recipe.select == "test" else values["srcc"]
@@ -189,7 +190,7 @@ def tuned_model(
         clip if tuning.strength or watched else None
     )  # without QGR the scenes matter only for the angle's curve
     looked_at = watch if watched or recipe.select == "test" else None
-    history = finetune(model, labelled, held, tuning_settings(tuning, recipe), draw, teacher, looked_at)
+    history = finetune(model, labelled, held, settings, draw, teacher, looked_at)
     return model, history.assign(watch=followed or None)  # SRCC, whatever the epoch was chosen by
 
 

@@ -14,8 +14,6 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-import open_clip
-
 from ..clip.tiny import TINY
 from ..core.profiles import Profile, load_profile
 from ..data.catalog import DATASETS
@@ -93,11 +91,15 @@ def clip_config(
 ) -> dict:  # embed_dim, vision_cfg, text_cfg
     "Sizes of the profile's CLIP (open_clip)"
     name = _loaded(profile).clip.name
-    if name != "tiny" and name not in open_clip.list_models():
+    if name == "tiny":
+        return TINY
+    import open_clip  # takes seconds: only where it is asked
+
+    if name not in open_clip.list_models():
         raise ValueError(
             f"[clip] name = {name!r} is neither 'tiny' nor a model of open_clip, such as 'ViT-B-16-quickgelu'"
         )
-    return TINY if name == "tiny" else open_clip.get_model_config(name)
+    return open_clip.get_model_config(name)
 
 # %% ../../nbs/4_study/21_workload.ipynb #70bfeefa
 def parameter_count(

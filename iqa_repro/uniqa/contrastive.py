@@ -21,7 +21,6 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -146,6 +145,8 @@ def pair_loss(
     alike: Tensor,  # (b, all pairs) bool: pairs of the whole batch with equal caption or picture
 ) -> tuple[Tensor, Tensor]:  # 0-d loss of the share; 0-d part of its pictures whose nearest caption is alike
     "CLIP's symmetric loss; the mean over processes is that of the whole batch (UniQA Eq. 1, open_clip)"
+    from open_clip.loss import ClipLoss  # open_clip takes seconds to import: only where a model learns
+
     rank, world = _place()
     loss = ClipLoss(local_loss=world > 1, gather_with_grad=world > 1, rank=rank, world_size=world)
     value = loss(image_features, text_features, scale)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
-from skimage.measure import blur_effect
+import scipy
+import skimage
 
 from ..core.seeds import numpy_generator
 from ..data.images import read_image
@@ -44,7 +44,7 @@ class Measurements:
 def _sharpness(grey):
     if min(grey.shape) < 8:  # blur_effect cuts its borders off and divides by what is left
         return 0.0
-    return 1 - float(blur_effect(ndimage.median_filter(grey, 3)))
+    return 1 - float(skimage.measure.blur_effect(scipy.ndimage.median_filter(grey, 3)))
 
 
 def _noise(plane):
