@@ -74,13 +74,13 @@ class CoOp(FrozenCLIP):
             "text", torch.full((2, clip.model.text_projection.shape[1]), torch.nan)
         )  # NaN: not fitted
 
-    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
-        "p(high quality) of pictures (b, 3, h, w) in [0, 1] (GRMP-IQA Eq. 2)"
+    def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "p(high quality) (GRMP-IQA Eq. 2)"
         if self.text.isnan().any():
             raise ValueError(
                 "CoOp has no learned context yet, so its score would be random; call fit or load_baseline first"
             )
-        return (self.clip.temperature * self.image_features(images) @ self.text.T).softmax(-1)[:, 0]
+        return (self.clip.temperature * features @ self.text.T).softmax(-1)[:, 0]
 
     def fit(
         self,

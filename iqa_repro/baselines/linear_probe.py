@@ -36,11 +36,11 @@ class LinearProbe(FrozenCLIP):
         )  # NaN: not fitted
         self.register_buffer("bias", torch.tensor(torch.nan))
 
-    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
-        "w·f + b of pictures (b, 3, h, w) in [0, 1], cut to [0, 1] (our choice)"
+    def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "w·f + b, cut to [0, 1] (our choice)"
         if self.bias.isnan():
             raise ValueError("the linear probe has no weights yet; call fit or load_baseline first")
-        return (self.image_features(images) @ self.weight + self.bias).clamp(0, 1)
+        return (features @ self.weight + self.bias).clamp(0, 1)
 
     def fit(
         self,

@@ -41,6 +41,16 @@ class FrozenCLIP(nn.Module):
         views = views.to(self.clip.model.logit_scale.device)
         return encode_images(self.clip, views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(1)
 
+    def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "What a method makes of image features (b, d) that are already there; each has its own"
+        raise NotImplementedError(
+            f"{type(self).__name__} encodes pictures and has no score; take one of its methods, such as AntonymCLIP"
+        )
+
+    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "Scores of pictures (b, 3, h, w) in [0, 1] of any size: features, then `judge`"
+        return self.judge(self.image_features(images))
+
     @torch.no_grad()
     def training_features(
         self, images: Tensor | PictureFiles, views: int, generator: torch.Generator
@@ -87,12 +97,15 @@ class AntonymCLIP(FrozenCLIP):
 
     def probabilities(self, images: Tensor) -> Tensor:  # (b, pairs) in [0, 1]
         "p(first sentence) of each pair for pictures (b, 3, h, w) in [0, 1] (GRMP-IQA Eq. 2)"
-        logits = torch.einsum("bd,pcd->bpc", self.clip.temperature * self.image_features(images), self.text)
+        return self._probabilities(self.image_features(images))
+
+    def _probabilities(self, features):
+        logits = torch.einsum("bd,pcd->bpc", self.clip.temperature * features, self.text)
         return logits.softmax(-1)[..., 0]
 
-    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+    def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
         "Mean probability over the pairs (our choice, as public reimplementations of CLIP-IQA do)"
-        return self.probabilities(images).mean(-1)
+        return self._probabilities(features).mean(-1)
 
 # %% ../../nbs/3_baselines/00_zero_shot.ipynb #69b1ebaf
 def features_without_positions(
@@ -142,9 +155,9 @@ class CLIPIQA(AntonymCLIP):
             else features_without_positions(self.clip, images)
         )
 
-    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
-        "p(good photo) of pictures (b, 3, h, w) in [0, 1] (CLIP-IQA §3)"
-        return self.probabilities(images)[:, 0]
+    def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "p(good photo) (CLIP-IQA §3)"
+        return self._probabilities(features)[:, 0]
 
     def attributes(self, images: Tensor) -> pd.DataFrame:  # b rows, a column an attribute, values in [0, 1]
         "Probability of the named end of each attribute (CLIP-IQA §3)"

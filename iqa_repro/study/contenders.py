@@ -9,6 +9,8 @@ __all__ = ['CONTENDERS', 'contender', 'contender_rows', 'run_contenders']
 import json
 from collections.abc import Iterable
 
+import torch
+
 from ..baselines.coop import CoOp, CoOpSettings
 from ..baselines.linear_probe import LinearProbe
 from ..baselines.zero_shot import CLIPIQA, AntonymCLIP, FrozenCLIP
@@ -16,8 +18,8 @@ from ..core.profiles import load_profile
 from ..core.resources import run_parallel
 from ..core.seeds import torch_generator
 from ..grmp.recipes import get_recipe
-from .protocols import backbone_of, correlations, score_table
-from .tuning import Tuning, keep_result, result_path, tuning_split, worker_count
+from .protocols import backbone_of, correlations, frozen_features
+from .tuning import Tuning, keep_result, result_path, tuning_split, tuning_tables, worker_count
 
 # %% ../../nbs/4_study/12_contenders.ipynb #85d218c1
 CONTENDERS = ("zero-shot CLIP", "zero-shot CLIP-IQA", "CoOp", "linear probe")
@@ -68,8 +70,14 @@ def contender_rows(
     recipe = _labels_recipe(tuning)
     path = result_path(tuning, method, start)
     if not path.exists():
-        *_, test, images = tuning_split(tuning, recipe)  # the same test part as GRMP-IQA's
-        keep_result(path, correlations(score_table(contender(method, tuning, start), images), test))
+        *_, test = tuning_tables(tuning, recipe)  # the same test part as GRMP-IQA's
+        model, features = (
+            contender(method, tuning, start),
+            frozen_features(tuning.dataset, tuning.profile, tuple(test["image"])),
+        )
+        with torch.no_grad():
+            scores = torch.cat([model.judge(part) for part in features.split(128)])
+        keep_result(path, correlations(scores.cpu(), test))
     key = {"dataset": tuning.dataset, **tuning.row_key(method, recipe.label)}
     return [
         {**key, "metric": metric, "value": value} for metric, value in json.loads(path.read_text()).items()
