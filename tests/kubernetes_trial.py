@@ -15,6 +15,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from quick_profile import write_quick_profile
+
 ROOT = Path(__file__).resolve().parent.parent
 PODS, LOST = {}, []  # name of a Job -> (process, its log); those that were killed once
 
@@ -89,11 +91,7 @@ def main(names):
     config = {"apiVersion": "v1", "kind": "Config", "current-context": "trial", **lists}
     (work / "config").write_text(json.dumps(config))  # JSON is YAML too
     profile = work / "kubernetes_trial.toml"
-    text = (ROOT / "iqa_repro" / "profiles" / "embedded.toml").read_text(encoding="utf-8")
-    few = {r"^epochs = 5  .*": "epochs = 1", r"^splits = 4 .*": "splits = 1", r"^shots = .*": "shots = [20]"}
-    for old, new in few.items():
-        text = re.sub(old, new, text, flags=re.M)
-    profile.write_text(text, encoding="utf-8")
+    write_quick_profile(profile)
     command = [
         str(Path(sys.executable).with_name("iqa-repro")),
         "reproduce",

@@ -48,9 +48,7 @@ until sinfo -h -o %T | grep -q idle; do sleep 1; done
 { sed 's/cpus_per_task=4/cpus_per_task=1/' tools/slurm/config.yaml
   printf '%s\n' 'slurm-status-command: squeue' 'slurm-no-account: true' 'slurm-init-seconds-before-status-checks: 5' \
     'seconds-between-status-checks: 5'; } >"$work/profile/config.yaml"
-# the embedded profile, one split of few labels
-sed -e 's/^epochs = 5  .*/epochs = 1/; s/^splits = 4 .*/splits = 1/; s/^shots = .*/shots = [20]/' \
-  iqa_repro/profiles/embedded.toml >"$work/slurm_trial.toml"
+python3 tests/quick_profile.py "$work/slurm_trial.toml"
 status=0
 "${IQA_REPRO:-.venv/bin/iqa-repro}" reproduce "${names[@]}" --profile "$work/slurm_trial.toml" --force --overwrite --fan-out \
   --engine-profile "$work/profile" || status=$?

@@ -11,7 +11,7 @@ from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import DATASETS
 from iqa_repro.study.execution import list_experiments
 from iqa_repro.study.needs import NEEDS, artefact_needs
-from iqa_repro.study.preflight import check_needs, main
+from iqa_repro.study.preflight import check_needs
 from iqa_repro.study.workload import KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,8 +78,3 @@ def test_full_profile_without_anything_says_what_to_do(tmp_path):
     assert set(data["state"]) <= {"missing", "wrong"} and (data["todo"] != "").all()
     sets = load_profile("full").captions
     assert {"livec", sets.quality, sets.aesthetics, sets.comments} <= set(data["thing"])
-
-
-def test_command_ends_with_the_state_of_things(capsys):
-    assert main(["uniqa/fig14", "--profile", "embedded"]) == 0
-    assert capsys.readouterr().out.startswith("1 of 1 artefacts can run; missing: nothing\n")

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from quick_profile import write_quick_profile
 
-import iqa_repro
 from iqa_repro.core.paths import cache_root, figures_root
 from iqa_repro.study import graph
 from iqa_repro.study.graph import plan_jobs
@@ -28,26 +28,14 @@ from iqa_repro.study.rows import complete_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 CALL = "import sys; sys.argv[0] = 'iqa-repro'; from iqa_repro.app.cli import main; main()"
-QUICK = {  # settings of embedded.toml -> of these tests
-    "epochs = 5          # passes over the tasks": "epochs = 1  # passes over the tasks",
-    "epochs = 6      # passes over the labelled": "epochs = 2  # passes over the labelled",
-    "splits = 4 ": "splits = 1 ",
-    "shots = [50, 100, 200]": "shots = [20]",
-}
-
-
 @pytest.fixture
 def profile(tmp_path):
     "profile(name, changes) -> file of a small embedded profile; its results are removed afterwards"
     made = []
 
     def write(name, **changes):
-        text = (Path(iqa_repro.__file__).parent / "profiles" / "embedded.toml").read_text(encoding="utf-8")
-        for old, new in (QUICK | changes).items():
-            assert text.count(old) == 1, f"embedded.toml has no {old!r} any more"
-            text = text.replace(old, new)
         made.append(tmp_path / f"{name}.toml")
-        made[-1].write_text(text, encoding="utf-8")
+        write_quick_profile(made[-1], changes)
         return made[-1]
 
     yield write

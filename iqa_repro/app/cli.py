@@ -52,9 +52,9 @@ def show_needs(
 
     names = names or list_experiments()
     typer.echo("looking, and timing a few steps on this machine …", err=True)
-    report = doctor(profile, names, root)
+    ready, report = doctor(profile, names, root)
     typer.echo(report, nl=False)
-    if not report.startswith(f"{len(names)} of {len(names)} "):
+    if len(ready) < len(names):
         raise typer.Exit(1)
 
 # %% ../../nbs/5_app/01_command_line.ipynb #a370ce4a

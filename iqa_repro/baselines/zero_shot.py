@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..clip.backbone import Backbone, encode_images, encode_prompts, pool_image, run_image_blocks
+from ..clip.backbone import Backbone, encode_prompts, image_tokens, pool_image, run_image_blocks
+from ..clip.partial import finish_image
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import fit_crop, test_crops, train_crops
 from ..data.pictures import PictureFiles
@@ -39,7 +40,10 @@ class FrozenCLIP(nn.Module):
             )
         views = test_crops(images, self.clip.image_size, self.crops)  # (b, n, 3, s, s)
         views = views.to(self.clip.model.logit_scale.device)
-        return encode_images(self.clip, views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(1)
+        return self._encode(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(1)
+
+    def _encode(self, crops):
+        return finish_image(self.clip, image_tokens(self.clip, crops))
 
     def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
         "What a method makes of image features (b, d) that are already there; each has its own"
@@ -58,10 +62,7 @@ class FrozenCLIP(nn.Module):
         "Unit-length features of random crops, without gradient (our choice: CoOp resizes its crops, which changes quality)"
         crops = train_crops(images, self.clip.image_size, views, generator).flatten(0, 1)
         return torch.cat(
-            [
-                encode_images(self.clip, part.to(self.clip.model.logit_scale.device))
-                for part in crops.split(64)
-            ]
+            [self._encode(part.to(self.clip.model.logit_scale.device)) for part in crops.split(64)]
         ).unflatten(0, (-1, views))
 
 # %% ../../nbs/3_baselines/00_zero_shot.ipynb #56d1aca8

@@ -21,7 +21,8 @@ from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
-from .backbone import Backbone, encode_images, encode_prompts
+from .backbone import Backbone, encode_prompts, image_tokens
+from .partial import finish_image
 from ..core.checkpoints import read_metadata, save_checkpoint
 from ..core.paths import sha256_of
 from ..core.seeds import torch_generator
@@ -235,7 +236,7 @@ class FeatureStore:
         device, dtype = self.clip.model.logit_scale.device, PRECISIONS[self.precision]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             parts = [
-                encode_images(self.clip, part.to(device)).to(dtype).cpu()
+                finish_image(self.clip, image_tokens(self.clip, part.to(device))).to(dtype).cpu()
                 for part in views.flatten(0, 1).split(self.batch)
             ]
         return torch.cat(parts).unflatten(0, views.shape[:2])

@@ -7,13 +7,13 @@ __all__ = ['Section', 'Profile', 'list_profiles', 'load_profile']
 
 # %% ../../nbs/0_core/02_profiles.ipynb #01dd6e27
 import copy
-import difflib
 import hashlib
 import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from .names import did_you_mean
 import iqa_repro
 
 # %% ../../nbs/0_core/02_profiles.ipynb #87501423
@@ -28,9 +28,9 @@ class Section:
         if key.startswith("_"):  # asked by Python itself, when it copies or pickles; never a setting
             raise AttributeError(key)
         if key not in self._values:
-            near = difflib.get_close_matches(key, self._values, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else "."
-            raise AttributeError(f"{self._where} has no setting {key!r}{hint} It has {sorted(self._values)}.")
+            raise AttributeError(
+                f"{self._where} has no setting {key!r}{did_you_mean(key, self._values)} It has {sorted(self._values)}."
+            )
         value = self._values[key]
         if isinstance(value, dict):
             return Section(value, f"[{key}] of {self._where}")
@@ -72,10 +72,10 @@ def load_profile(
     file = Path(name)
     if file.suffix != ".toml":
         if name not in list_profiles():
-            near = difflib.get_close_matches(str(name), list_profiles(), n=1)
-            hint = f", did you mean {near[0]!r}?" if near else "."
             known = f"Known profiles: {list_profiles()}; for your own give the path of a .toml file."
-            raise ValueError(f"there is no profile {str(name)!r}{hint} {known}")
+            raise ValueError(
+                f"there is no profile {str(name)!r}{did_you_mean(name, list_profiles())} {known}"
+            )
         file = Path(iqa_repro.__file__).parent / "profiles" / f"{name}.toml"
     if not file.is_file():
         raise FileNotFoundError(

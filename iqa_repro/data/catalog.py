@@ -6,7 +6,6 @@
 __all__ = ['DATASETS', 'READERS', 'SCALED', 'LIQE_SCENES', 'DatasetFacts', 'load_dataset', 'check_datasets', 'load_images']
 
 # %% ../../nbs/1_data/10_catalog.ipynb #8efc6487
-import difflib
 import tomllib
 import warnings
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..core.names import did_you_mean
 from ..core.paths import data_root
 from ..core.profiles import Profile
 from .authentic_sets import read_flive, read_koniq10k, read_livec, read_spaq
@@ -238,10 +238,8 @@ def load_dataset(
     if plain == "ava_captions":
         return read_captioned_ava(data_root() / "ava" if root is None else Path(root).expanduser(), **options)
     if plain not in _FACTS:
-        near = difflib.get_close_matches(plain, _FACTS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "."
         raise ValueError(
-            f"unknown data set {name!r}{hint} There are {sorted(DATASETS)}. A CSV of your own is read with "
+            f"unknown data set {name!r}{did_you_mean(plain, _FACTS)} There are {sorted(DATASETS)}. A CSV of your own is read with "
             "iqa_repro.data.own_tables.read_own(path, low=…, high=…)"
         )
     if name != plain or embedded:

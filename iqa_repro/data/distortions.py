@@ -10,13 +10,13 @@ __all__ = ['GROUPS', 'STRENGTHS', 'DISTORTIONS', 'MIN_SIDE', 'Distortion', 'find
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from inspect import signature
 
 import numpy as np
 
+from ..core.names import did_you_mean
 from ..core.seeds import numpy_generator
 from . import blur_colour as bc
 from . import compression_noise as cn
@@ -83,9 +83,9 @@ def find_distortion(
         if not isinstance(type, bool) and type in (entry.number, entry.name):
             return entry
     names = [entry.name for entry in DISTORTIONS]
-    near = get_close_matches(str(type), names, n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"no distortion {type!r}{hint} Give a number from 1 to 25 or one of {', '.join(names)}")
+    raise ValueError(
+        f"no distortion {type!r}{did_you_mean(type, names, cutoff=0.5)} Give a number from 1 to 25 or one of {', '.join(names)}"
+    )
 
 # %% ../../nbs/1_data/07_distortions.ipynb #45dc6bd2
 MIN_SIDE = 8  # px, our choice: one JPEG block

@@ -7,7 +7,6 @@ __all__ = ['DOWNLOADS', 'BY_HAND', 'Archive', 'find_download', 'check_file', 'Tr
            'describe_folder', 'get_dataset']
 
 # %% ../../nbs/1_data/21_downloads.ipynb #e56b5d0b
-import difflib
 import errno
 import hashlib
 import json
@@ -27,6 +26,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
+from ..core.names import did_you_mean
 from ..core.paths import atomic_path, data_root
 from .archives import unpack_archive
 from .catalog import DATASETS, load_dataset
@@ -216,9 +216,8 @@ def find_download(
 def _check_name(name):
     if name not in DATASETS or name.startswith("embedded:"):
         names = sorted(n for n in DATASETS if ":" not in n)
-        near = difflib.get_close_matches(str(name), names, n=1)
         raise ValueError(
-            f"there is nothing to fetch for {name!r}{f', did you mean {near[0]!r}?' if near else '.'} Data sets are {names}; stand-ins are made here"
+            f"there is nothing to fetch for {name!r}{did_you_mean(name, names)} Data sets are {names}; stand-ins are made here"
         )
 
 

@@ -7,11 +7,12 @@ __all__ = ['STAGES', 'RECIPES', 'Recipe', 'get_recipe', 'recipe_table']
 
 # %% ../../nbs/3_grmp/02_recipes.ipynb #a9b6f987
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass, fields, replace
 
 import pandas as pd
+
+from ..core.names import did_you_mean
 
 # %% ../../nbs/3_grmp/02_recipes.ipynb #5a8fa21a
 STAGES = ("model", "meta", "tuning", "protocol")
@@ -116,9 +117,7 @@ def get_recipe(
     "A recipe by name, with single settings changed if asked (peers.md §1)"
     base, *spelled = str(name).split("+")
     if base not in RECIPES:
-        near = difflib.get_close_matches(base, RECIPES, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown recipe {name!r}{hint} There are {sorted(RECIPES)}.")
+        raise ValueError(f"unknown recipe {name!r}{did_you_mean(base, RECIPES)} There are {sorted(RECIPES)}.")
     known = {field.name: field for field in fields(Recipe)[1:]}
     pairs = dict(part.split("=", 1) if "=" in part else (part, "") for part in spelled)
     if unknown := sorted({*pairs, *changes} - set(known)):

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from hashlib import sha256
 
 import pandas as pd
 import torch
@@ -25,10 +24,17 @@ from ..core.resources import run_parallel
 from ..core.seeds import torch_generator
 from ..data.labelled import Labelled
 from ..data.naturalness import use_score
-from ..data.tables import quality_of, table_digest
+from ..data.tables import quality_of
 from ..grmp.recipes import get_recipe
-from .protocols import code_digest, correlations, pictures_of, score_table, table_of
-from .tuning import Tuning, keep_result, tuning_tables, worker_count
+from iqa_repro.study.protocols import (
+    code_digest,
+    correlations,
+    labels_digest,
+    pictures_of,
+    score_table,
+    table_of,
+)
+from .tuning import Tuning, keep_result, kept_path, tuning_tables, worker_count
 from .unified import CODE, Diet, generated_captions, scored_comments, unified_backbone
 from ..uniqa.adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa
 from ..uniqa.fitting import AdapterSettings, fit_adapters, fit_unfrozen
@@ -236,8 +242,9 @@ def _values(tasks):  # of adapters, which take seconds; with the backbone it may
     if paths and all(path.exists() for path in paths):
         return [json.loads(path.read_text()) for path in paths]
     made = [correlations(scores, test) for *_, test, scores in adapted_models(tasks)]
-    for path, values in zip(paths, made, strict=False):  # none where nothing is kept
-        keep_result(path, values)
+    for task, values in zip(tasks, made, strict=True):
+        if task.unfrozen:
+            keep_result(_result_path(task), values)
     return made
 
 
@@ -248,8 +255,8 @@ def _result_path(task):
         backbone_digest(diet_clip(task.diet)),
         code_digest((*CODE, "grmp")),
     ]
-    story += [table_digest(table_of(task.dataset, task.diet.profile))]
-    return cache_root() / "adapted" / f"{sha256(repr(story).encode()).hexdigest()[:20]}.json"
+    story += [labels_digest(task.dataset, task.diet.profile)]
+    return kept_path("adapted", story)
 
 
 def _key(task, method):

@@ -6,13 +6,13 @@
 __all__ = ['run_notebook', 'list_experiments', 'run_experiment']
 
 # %% ../../nbs/4_study/24_execution.ipynb #df9b3179
-import difflib
 import os
 import re
 import sys
 from pathlib import Path
 
 
+from ..core.names import did_you_mean
 from ..core.paths import figures_root, project_root
 from ..core.profiles import load_profile
 
@@ -34,9 +34,9 @@ def run_notebook(
             "through nbdev_clean with `allowed_cell_metadata_keys = tags` in settings.ini."
         )
     for name in sorted(set(parameters) - set(known)):
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"{source} has no parameter {name!r}{hint} It declares {known}.")
+        raise ValueError(
+            f"{source} has no parameter {name!r}{did_you_mean(name, known)} It declares {known}."
+        )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     options = dict(
         parameters=parameters, kernel_name="python3", progress_bar=progress, cwd=str(project_root())
@@ -82,9 +82,9 @@ def run_experiment(
 ) -> Path:  # the folder that the run wrote
     "Execute one experiment notebook into its folder under paper_figures (our choice)"
     if name not in list_experiments():
-        near = difflib.get_close_matches(name, list_experiments(), n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"there is no experiment {name!r}{hint} Known: {list_experiments()}.")
+        raise ValueError(
+            f"there is no experiment {name!r}{did_you_mean(name, list_experiments())} Known: {list_experiments()}."
+        )
     source = project_root() / "nbs" / "experiments" / f"{name}.ipynb"
     folder = figures_root(load_profile(profile).name, smoke) / name
     before = os.environ.get("IQA_REPRO_FRESH", "")

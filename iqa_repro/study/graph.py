@@ -22,10 +22,9 @@ import iqa_repro
 from ..clip.backbone import weights_file
 from ..core.paths import atomic_path, figures_root, project_root, sha256_of
 from ..core.profiles import load_profile
-from ..data.tables import table_digest
-from .jobs import JobFiles, read_state
+from .jobs import JobFiles, as_written, read_state
 from .needs import NEEDS, Needs, notebook_of
-from .protocols import table_of
+from .protocols import labels_digest
 from .stages import artefact_stages, stage_needs, stages_before, watched, with_stages_before
 
 # %% ../../nbs/4_study/29_graph.ipynb #6647f717
@@ -134,7 +133,7 @@ def input_parts(
 @lru_cache(maxsize=64)
 def _table_digest(dataset, profile):
     try:
-        return table_digest(table_of(dataset, profile))[:12]
+        return labels_digest(dataset, profile)[:12]
     except (OSError, ValueError):  # the doctor says what is wrong with it
         return "missing"
 
@@ -303,13 +302,11 @@ def foreign_outputs(
                 )
         if files.begun.exists():
             continue  # half made: there is no run.json yet that could vouch for it
-        hashes = read_state(root / artefact / "run.json").get("files", {})
-        changed = [
-            n
-            for n, value in hashes.items()
-            if (root / artefact / n).exists() and sha256_of(root / artefact / n) != value
+        found += [
+            f"{artefact}/{name} is not what the run wrote"
+            for name, same in as_written(root / artefact).items()
+            if not same
         ]
-        found += [f"{artefact}/{name} is not what the run wrote" for name in changed]
     return found
 
 # %% ../../nbs/4_study/29_graph.ipynb #3f1696ec

@@ -6,7 +6,6 @@
 __all__ = ['NEEDS', 'START', 'Needs', 'list_artefacts', 'notebook_of', 'artefact_needs', 'probe', 'estimate_time']
 
 # %% ../../nbs/4_study/22_needs.ipynb #e2fbd6c6
-import difflib
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from PIL import Image
 from ..clip.backbone import encode_images, encode_prompts, image_tokens, load_clip, tokenize
 from ..clip.text_prompt import TextPrompt
 from ..clip.tiny import build_tiny
+from ..core.names import did_you_mean
 from ..core.profiles import load_profile
 from ..core.resources import pick_device
 from ..data.crops import test_crops
@@ -341,9 +341,9 @@ def notebook_of(
     "The notebook that writes an artefact (our choice)"
     writers = {also: name for name, needs in NEEDS.items() for also in (name, *needs.also)}
     if artefact not in writers:
-        near = difflib.get_close_matches(artefact, writers, n=3)
-        hint = f", did you mean {' or '.join(map(repr, near))}?" if near else "."
-        raise ValueError(f"there is no artefact {artefact!r}{hint} Known: {', '.join(writers)}.")
+        raise ValueError(
+            f"there is no artefact {artefact!r}{did_you_mean(artefact, writers, 3)} Known: {', '.join(writers)}."
+        )
     return writers[artefact]
 
 # %% ../../nbs/4_study/22_needs.ipynb #a83472b3
@@ -353,9 +353,7 @@ def artefact_needs(
 ) -> tuple[Needs, list[Work]]:  # what it reads; what it does, nothing twice
     "What one artefact asks for under a profile (our choice)"
     if name not in NEEDS:
-        near = difflib.get_close_matches(name, NEEDS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"there is no artefact {name!r}{hint} Known: {list(NEEDS)}.")
+        raise ValueError(f"there is no artefact {name!r}{did_you_mean(name, NEEDS)} Known: {list(NEEDS)}.")
     return NEEDS[name], list(_work_of(name, profile))
 
 

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['STATES', 'STOPS', 'Finding', 'find_weights', 'find_dataset', 'find_captions', 'memory_need', 'find_memory',
-           'find_disk', 'check_needs', 'can_run', 'doctor', 'main']
+           'find_disk', 'check_needs', 'can_run', 'Diagnosis', 'doctor']
 
 # %% ../../nbs/4_study/23_preflight.ipynb #337e9d04
-import argparse
 import shutil
-import sys
 import textwrap
 import warnings
 from collections.abc import Iterable
@@ -317,12 +315,19 @@ def can_run(
     return [name for name in names if name not in stopped]
 
 # %% ../../nbs/4_study/23_preflight.ipynb #a3650f40
+class Diagnosis(NamedTuple):
+    "What the doctor says (our choice)"
+
+    ready: list[str]  # artefacts that nothing keeps from running
+    text: str  # report, lines of at most 100 letters; the first is the verdict
+
+
 def doctor(
     profile: str,  # name or file of a profile
     names: Iterable[str] | None = None,  # paper/artefact, keys of NEEDS; None: all
     root: str | Path | None = None,  # folder with one folder for each data set; None: `data_root()`
     seconds: dict[str, float] | None = None,  # of `probe`; None: measured here, which takes seconds
-) -> str:  # report, lines of at most 100 letters; the first is the verdict
+) -> Diagnosis:
     "What can run, what is missing and what to do about it, and how long it will take (our choice)"
     names = list(NEEDS if names is None else names)
     found, lines = check_needs(names, profile, root), []
@@ -340,7 +345,7 @@ def doctor(
     for kind, finding in together.items():
         lines += [f"{kind}:", *_lines(finding.state, finding.says, finding.todo), ""]
     lines += _hours(names, profile, probe(profile) if seconds is None else seconds)
-    return "\n".join([_verdict(names, found), "", *lines]) + "\n"
+    return Diagnosis(can_run(names, found), "\n".join([_verdict(names, found), "", *lines]) + "\n")
 
 
 def _verdict(names, found):
@@ -394,28 +399,3 @@ def _span(hours):
         if hours >= 2 * size:
             return f"{hours / size:,.0f} {unit}"
     return f"{3600 * hours:.0f} s"
-
-# %% ../../nbs/4_study/23_preflight.ipynb #de81ad93
-def main(
-    arguments: list[str] | None = None,  # None: those of the command line
-) -> int:  # 0, or 1 when something keeps an artefact from running
-    "Print the doctor's report (our choice)"
-    parser = argparse.ArgumentParser(
-        "python -m iqa_repro.study.preflight",
-        description="What each artefact needs, what is there, how long it takes.",
-    )
-    parser.add_argument("name", nargs="*", help="paper/artefact; default: all")
-    parser.add_argument("--profile", default="full", help="embedded, full or a .toml file (default: full)")
-    parser.add_argument("--root", help="folder with one folder for each data set (default: IQA_REPRO_DATA)")
-    options = parser.parse_args(arguments)
-    names = options.name or list(NEEDS)
-    try:
-        report = doctor(options.profile, names, options.root)
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    sys.stdout.write(report)
-    return int(not report.startswith(f"{len(names)} of {len(names)} "))
-
-
-if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
-    sys.exit(main())

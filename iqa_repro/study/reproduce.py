@@ -31,7 +31,7 @@ from ..core.resources import pick_device
 from .graph import Job, foreign_outputs, plan_jobs, reason_to_run, write_graph
 from .jobs import JobFiles, read_state
 from .needs import NEEDS, notebook_of
-from .preflight import STOPS, check_needs
+from .preflight import STOPS, can_run, check_needs
 from .report import write_report
 from .scoreboard import write_scoreboard
 
@@ -322,7 +322,7 @@ def _can_run(names, profile):
         return names, {}
     found = check_needs(names, profile)
     stopped = found[found["state"].isin(STOPS)].groupby("artefact")["thing"].agg(", ".join).to_dict()
-    return [name for name in names if name not in stopped], stopped
+    return can_run(names, found), stopped
 
 
 def _refuse_foreign(foreign, state):

@@ -7,7 +7,6 @@ __all__ = ['PACKAGES', 'check_injected', 'parameter_hash', 'environment', 'Run',
 
 # %% ../../nbs/4_study/05_runs.ipynb #b56320c5
 import ast
-import difflib
 import hashlib
 import html
 import json
@@ -25,6 +24,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from ..core.names import did_you_mean
 from ..core.paths import atomic_path, figures_root, project_root, sha256_of
 from ..core.profiles import load_profile
 from ..core.resources import peak_memory_gib
@@ -42,10 +42,8 @@ def check_injected(
     defaults = _literals(cells[places[-1] - 1]) if places and places[-1] else {}
     for name, value in injected.items():
         if name not in params:
-            near = difflib.get_close_matches(name, params, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else "."
             raise ValueError(
-                f"the notebook has no parameter {name!r}{hint} It passes {sorted(params)} to start_run."
+                f"the notebook has no parameter {name!r}{did_you_mean(name, params)} It passes {sorted(params)} to start_run."
             )
         default = defaults.get(name)
         kinds = {float: (float, int), tuple: (tuple, list)}.get(type(default), (type(default),))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Tuning', 'tuning_tables', 'tuning_split', 'tuning_settings', 'tuned_model', 'tuned_result', 'result_path',
-           'keep_result', 'tuned_rows', 'worker_count', 'run_tunings']
+           'kept_path', 'keep_result', 'tuned_rows', 'worker_count', 'run_tunings']
 
 # %% ../../nbs/4_study/10_tuning.ipynb #425770e3
 import json
@@ -17,14 +17,13 @@ import pandas as pd
 import torch
 from joblib import cpu_count
 
-from ..clip.features import backbone_digest
 from ..core.paths import atomic_path, cache_root
 from ..core.profiles import load_profile
 from ..core.resources import pick_device, run_parallel
 from ..core.seeds import derive_seed, torch_generator
 from ..data.labelled import Labelled
 from ..data.splits import hold_out, sample_shots, split_table
-from ..data.tables import quality_of, table_digest
+from ..data.tables import quality_of
 from ..grmp.finetune import FinetuneSettings, JudgedPictures, finetune, recipe_settings
 from ..grmp.model import GRMPIQA
 from ..grmp.recipes import Recipe
@@ -32,11 +31,13 @@ from iqa_repro.study.protocols import (
     backbone_of,
     code_digest,
     correlations,
+    labels_digest,
     meta_model,
     pictures_of,
     recipe_of,
     score_table,
     table_of,
+    weights_digest,
 )
 
 # %% ../../nbs/4_study/10_tuning.ipynb #45921aae
@@ -230,16 +231,24 @@ def result_path(
         asdict(tuning),
         choices,
         load_profile(tuning.profile).digest,
-        backbone_digest(backbone_of(tuning.profile)),
+        weights_digest(tuning.profile),
         code_digest(),
         *further,
     ]
     sets = dict.fromkeys((tuning.dataset, *tuning.judges, "tid2013", "kadid10k"))
     story += [
-        table_digest(table_of(name, tuning.profile))
+        labels_digest(name, tuning.profile)
         for name in (*sets, *(["livec"] if recipe.meta_select == "test" else []))
     ]
-    return cache_root() / "tuned" / f"{sha256(repr(story).encode()).hexdigest()[:20]}.json"
+    return kept_path("tuned", story)
+
+
+def kept_path(
+    kind: str,  # folder in the cache
+    story: list,  # all that decides a result
+) -> Path:
+    "Where a result with this story lies, whether it is there or not (our choice)"
+    return cache_root() / kind / f"{sha256(repr(story).encode()).hexdigest()[:20]}.json"
 
 
 def keep_result(

@@ -48,8 +48,11 @@ def compare_rows(
         sides.append(names.assign(**{side: rows["value"]}))
     both = sides[0].merge(sides[1], on=named, how="outer", validate="one_to_one")
     both["difference"] = both["fresh"] - both["committed"]
-    far = both["difference"].abs() / both["committed"].abs().clip(lower=1) > tolerance
-    return both[far | both["difference"].isna()].reset_index(drop=True)
+    return both[~(_relative(both) <= tolerance)].reset_index(drop=True)  # not >: also a row that one has not
+
+
+def _relative(both):
+    return both["difference"].abs() / both["committed"].abs().clip(lower=1)
 
 # %% ../../nbs/4_study/31_verify.ipynb #6fbee8b3
 def machine_class(
@@ -149,7 +152,8 @@ def _say_comparison(say, artefact, root, again, tolerance):  # whether it differ
     ]
     allowed = tolerance if tolerance is not None else TOLERANCE if other else 0.0
     committed, fresh = (read_rows(place / artefact / "rows.csv") for place in (root, again))
-    unequal, far = compare_rows(committed, fresh), compare_rows(committed, fresh, allowed)
+    unequal = compare_rows(committed, fresh)
+    far = unequal[~(_relative(unequal) <= allowed)]  # not >: also a row that one of them has not
     text = f"{artefact}: {len(committed)} rows, {len(committed) - unequal['committed'].notna().sum()} equal"
     text += f", {len(unequal) - len(far)} within {allowed:g}" * (
         len(unequal) > len(far)

@@ -7,7 +7,6 @@ __all__ = ['PROMPT_GROUPS', 'CUES', 'ADAPTER_RECIPES', 'group_prompts', 'weigh_l
            'MultiCueAdapter', 'UniQA', 'without_positions', 'build_uniqa', 'save_uniqa', 'load_uniqa']
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #bd7dea0c
-import difflib
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..clip.backbone import Backbone, encode_images, encode_prompts, tokenize
 from ..clip.features import backbone_digest
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
+from ..core.names import did_you_mean
 from ..data.crops import test_crops
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #1c07a15e
@@ -129,9 +129,8 @@ def adapter_recipe(
     "A recipe by name, with single settings changed if asked (peers.md Q1–Q12)"
     base, *spelled = str(name).split("+")
     if base not in ADAPTER_RECIPES:
-        near = difflib.get_close_matches(base, ADAPTER_RECIPES, n=1)
         raise ValueError(
-            f"unknown recipe {name!r}{f', did you mean {near[0]!r}?' if near else '.'} There are {sorted(ADAPTER_RECIPES)}."
+            f"unknown recipe {name!r}{did_you_mean(base, ADAPTER_RECIPES)} There are {sorted(ADAPTER_RECIPES)}."
         )
     words = {"True": True, "False": False}
     changes = {

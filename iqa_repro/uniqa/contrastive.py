@@ -22,10 +22,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..clip.backbone import Backbone, image_tokens, pool_image
+from ..clip.partial import run_block, run_block_at
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.resources import pick_device
 from ..core.seeds import torch_generator
@@ -131,11 +133,26 @@ def encode_pairs(
     length = int(end.max()) + 1
     low = {"float32": None, "bfloat16": torch.bfloat16, "half": torch.float16}[precision]
     with torch.autocast(device.type, low, enabled=low is not None):
-        image_features = pool_image(clip, model.visual.transformer(image_tokens(clip, images)))
+        image_features = pool_image(
+            clip, _run_tower(model.visual.transformer, image_tokens(clip, images))[:, None]
+        )
         x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-        x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-        x = model.ln_final(x[torch.arange(len(x), device=device), end]) @ model.text_projection
+        x = model.ln_final(_run_tower(model.transformer, x, end)) @ model.text_projection
     return image_features.float(), F.normalize(x.float(), dim=-1)
+
+
+def _run_tower(
+    transformer, x, end=None
+):  # (b, t, d) -> (b, d), the class token, or under the causal mask the end token
+    run = partial(checkpoint, use_reentrant=False) if transformer.grad_checkpointing else _call
+    *blocks, last = transformer.resblocks
+    for block in blocks:
+        x = run(run_block, block, x, None, end is not None)
+    return run(run_block_at, last, x, end)
+
+
+def _call(function, *arguments):
+    return function(*arguments)
 
 # %% ../../nbs/3_uniqa/05_contrastive.ipynb #a3ff561a
 def pair_loss(

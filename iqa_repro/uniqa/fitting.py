@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.backbone import encode_images
+from ..clip.backbone import image_tokens
+from ..clip.partial import finish_image
 from ..clip.features import CropSet, FeatureStore, picture_digest, picture_digests
 from ..data.labelled import Labelled
 from ..data.pictures import map_pictures
@@ -311,14 +312,15 @@ def fit_pictures(
     return fit_adapter(model, encode(train.images, settings.crops), train.quality, settings, generator, held)
 
 
+def _encode(clip, crops):
+    return finish_image(clip, image_tokens(clip, crops))
+
+
 @torch.no_grad()
 def _features(model, images, crops):
     size, device = model.clip.image_size, model.tokens.device
     return torch.stack(
-        [
-            encode_images(model.clip, crops.cut(image, size, picture_digest(image)).to(device))
-            for image in images
-        ]
+        [_encode(model.clip, crops.cut(image, size, picture_digest(image)).to(device)) for image in images]
     )
 
 # %% ../../nbs/3_uniqa/07_fitting.ipynb #b8cebb5a
@@ -350,7 +352,7 @@ def fit_unfrozen(
         chosen = zip(train.images[rows], rows.tolist(), views.tolist(), strict=True)
         views = torch.stack([crops.cut(image, size, keys[row])[view] for image, row, view in chosen])
         return model.adapter(
-            encode_images(model.clip, views.to(device)), model.text_features(), model.clip.temperature
+            _encode(model.clip, views.to(device)), model.text_features(), model.clip.temperature
         )
 
     everything = lambda part: lambda: map_pictures(model, part.images, 32)
