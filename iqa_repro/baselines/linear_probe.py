@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .zero_shot import FrozenCLIP
 from ..clip.backbone import Backbone
+from ..core.resources import limit_threads
 from ..data.labelled import Labelled
 from ..data.pictures import map_pictures
 
@@ -69,18 +70,20 @@ class LinearProbe(FrozenCLIP):
                 else map_pictures(self.image_features, validation.images).double().cpu().numpy()
             )
         history, maps = [], {}
-        for strength in STRENGTHS:
-            maps[strength] = Ridge(alpha=strength).fit(rows, labels)
-            if held is None:
-                pictures = np.arange(len(rows)) // self.views
-                folds = GroupKFold(min(5, len(train.images)))
-                error = (
-                    cross_val_predict(Ridge(alpha=strength), rows, labels, groups=pictures, cv=folds) - labels
-                )
-            else:
-                error = maps[strength].predict(held) - validation.quality.double().cpu().numpy()
-            loss = np.square(maps[strength].predict(rows) - labels).mean()
-            history.append({"strength": strength, "loss": loss, "validation": np.square(error).mean()})
+        with limit_threads(torch.get_num_threads()):  # also for libraries that were loaded a moment ago
+            for strength in STRENGTHS:
+                maps[strength] = Ridge(alpha=strength).fit(rows, labels)
+                if held is None:
+                    pictures = np.arange(len(rows)) // self.views
+                    folds = GroupKFold(min(5, len(train.images)))
+                    error = (
+                        cross_val_predict(Ridge(alpha=strength), rows, labels, groups=pictures, cv=folds)
+                        - labels
+                    )
+                else:
+                    error = maps[strength].predict(held) - validation.quality.double().cpu().numpy()
+                loss = np.square(maps[strength].predict(rows) - labels).mean()
+                history.append({"strength": strength, "loss": loss, "validation": np.square(error).mean()})
         history = pd.DataFrame(history).assign(chosen=lambda h: h.index == h["validation"].idxmin())
         chosen = maps[history.strength[history.chosen].item()]
         self.weight.copy_(torch.from_numpy(chosen.coef_))

@@ -14,7 +14,7 @@ from .backbone import Backbone, pool_image, tokenize
 
 # %% ../../nbs/2_clip/02_partial.ipynb #aa71018c
 def _project(norm, weight, bias, x):  # linear(norm(x)), without a gradient of norm(x) where x is frozen
-    if x.requires_grad or not weight.requires_grad:
+    if x.requires_grad or not weight.requires_grad or not torch.is_grad_enabled():
         return F.linear(norm(x), weight, bias)
     plain = F.layer_norm(x, norm.normalized_shape, None, None, norm.eps)
     return F.linear(plain, weight * norm.weight, weight @ norm.bias + bias)

@@ -107,7 +107,9 @@ class FinetuneSettings:
     all_views: bool = False  # an epoch sees all views of a picture instead of one
     check: int = 5  # epochs between two looks at the validation loss (our choice; released code: 5)
     strength: float = 5.0  # λ of Eq. 8 (paper §4.2); 0 switches QGR off
-    cache_gib: float = 2.0  # memory for what the frozen blocks give; above it they run again in each step
+    cache_gib: float = (
+        2.0  # memory for what the frozen blocks give, and as much for looks; above it they run again in each
+    )
 
     def __post_init__(self):
         small = {
@@ -136,6 +138,14 @@ def recipe_settings(
     )
 
 # %% ../../nbs/3_grmp/05_finetune.ipynb #f05ddb58
+def _state_bytes(model, blocks):  # of one crop before the tuned blocks
+    visual, prompts = model.model.visual, model.visual_prompts() or []
+    tokens = (model.clip.image_size // visual.conv1.kernel_size[0]) ** 2 + 1
+    if prompts and len(prompts) <= model.clip.layers - blocks:  # of a layer below, carried on
+        tokens += len(prompts[0])
+    return tokens * visual.conv1.out_channels * 4
+
+
 class _Crops:
     "The training pictures as the tuned blocks see them"
 
@@ -165,12 +175,8 @@ class _Crops:
                 self.scene_features = finish_text(
                     self.teacher, self.scenes, text_states(self.teacher, self.scenes)
                 ).float()
-        width, tokens = (
-            model.model.visual.conv1.out_channels,
-            (self.size // model.model.visual.conv1.kernel_size[0]) ** 2 + 1,
-        )
         self.fixed = self.recipe.crop_offset == "each"
-        small = shape[0] * shape[1] * tokens * width * 4 <= settings.cache_gib * 2**30
+        small = shape[0] * shape[1] * _state_bytes(model, settings.blocks) <= settings.cache_gib * 2**30
         self.kept, self.answers = {}, {}
         if self.fixed and small:
             pairs = torch.cartesian_prod(torch.arange(shape[0]), torch.arange(shape[1]))
@@ -272,26 +278,34 @@ class JudgedPictures:
         settings: FinetuneSettings,  # how many blocks are tuned, and the memory that may be used
     ):
         self.model, self.images, self.settings = model, images, settings
-        visual = model.model.visual
-        tokens = (model.clip.image_size // visual.conv1.kernel_size[0]) ** 2 + 1
-        size = len(images) * model.crops * tokens * visual.conv1.out_channels * 4
-        self.small, self.kept = size <= settings.cache_gib * 2**30, None
+        size = len(images) * model.crops * _state_bytes(model, settings.blocks)
+        self.small, self.kept = (
+            size <= settings.cache_gib / 2 * 2**30,
+            None,
+        )  # held-out and watched ones: a half each
 
     @torch.no_grad()
     def logits(self) -> Tensor:  # (n, 2), high first
         "As `GRMPIQA.quality_logits` of the present weights (GRMP-IQA Eq. 2)"
-        here = self.model.text.context.device
         if not self.small:
+            here = self.model.text.context.device
             return map_pictures(lambda part: self.model.quality_logits(part.to(here)), self.images, 128)
         if self.kept is None:
-            self.kept = map_pictures(lambda part: self._lower(part.to(here)), self.images, 128)
-        text, parts = self.model.text_features(), self.kept.split(128)
-        features = [upper_features(self.model, part.flatten(0, 1), self.settings.blocks) for part in parts]
+            whole = isinstance(self.images, Tensor)  # files come in groups of one size
+            self.kept = (
+                [self._lower(part) for part in self.images.split(128)]
+                if whole
+                else map_pictures(self._lower, self.images, 128).split(128)
+            )
+        text = self.model.text_features()
+        features = [
+            upper_features(self.model, part.flatten(0, 1), self.settings.blocks) for part in self.kept
+        ]
         logits = torch.cat([self.model.clip.temperature * part @ text.T for part in features])
-        return logits.unflatten(0, self.kept.shape[:2]).mean(1)
+        return logits.unflatten(0, (-1, self.model.crops)).mean(1)
 
     def _lower(self, images):
-        crops = self.model.judged_crops(images)
+        crops = self.model.judged_crops(images.to(self.model.text.context.device))
         return lower_tokens(self.model, crops.flatten(0, 1), self.settings.blocks).unflatten(
             0, crops.shape[:2]
         )

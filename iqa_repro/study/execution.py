@@ -7,12 +7,12 @@ __all__ = ['run_notebook', 'list_experiments', 'run_experiment']
 
 # %% ../../nbs/4_study/24_execution.ipynb #df9b3179
 import os
-import re
 import sys
 from pathlib import Path
 
+from traitlets.config import Config
 
-from ..core.names import did_you_mean
+from ..core.names import did_you_mean, natural_key
 from ..core.paths import figures_root, project_root
 from ..core.profiles import load_profile
 
@@ -39,7 +39,13 @@ def run_notebook(
         )
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     options = dict(
-        parameters=parameters, kernel_name="python3", progress_bar=progress, cwd=str(project_root())
+        parameters=parameters,
+        kernel_name="python3",
+        progress_bar=progress,
+        cwd=str(project_root()),
+        config=Config(
+            {"KernelManager": {"shutdown_wait_time": 1.0}}
+        ),  # seconds; PyTorch takes three to go when asked, and all is written by then
     )
     try:
         papermill.execute_notebook(str(source), str(target), **options)
@@ -68,7 +74,7 @@ def list_experiments() -> list[str]:  # 'paper/artefact', table2 before table10
     "Every experiment notebook of the clone, in a fixed order (our choice)"
     root = project_root() / "nbs" / "experiments"
     names = [path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.ipynb")]
-    return sorted(names, key=lambda name: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", name)])
+    return sorted(names, key=natural_key)
 
 
 def run_experiment(

@@ -8,7 +8,6 @@ __all__ = ['RECORD_KEYS', 'PRINTED', 'VERDICTS', 'CLAIM_KEYS', 'PAPERS', 'COLUMN
 
 # %% ../../nbs/4_study/26_scoreboard.ipynb #31bed18c
 import json
-import re
 from collections.abc import Iterable
 from datetime import datetime
 from math import isfinite
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.names import natural_key
 from ..core.paths import atomic_path, sha256_of
 from .needs import list_artefacts, notebook_of
 
@@ -100,8 +100,7 @@ def in_order(
 ) -> list[str]:  # each once; table2 before table10
     "Artefacts in the order of papers and numbers (our choice)"
     first = {paper: i for i, paper in enumerate(PAPERS)}
-    natural = lambda text: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
-    return sorted(set(names), key=lambda name: (first.get(name.split("/")[0], len(first)), natural(name)))
+    return sorted(set(names), key=lambda name: (first.get(name.split("/")[0], len(first)), natural_key(name)))
 
 
 def collect_claims(

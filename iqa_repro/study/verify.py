@@ -36,7 +36,16 @@ def compare_rows(
     "Rows that are not the same in two runs (our choice)"
     if not tolerance >= 0:
         raise ValueError(f"a tolerance is at least 0, got {tolerance}")
-    named = [column for column in committed.columns.union(fresh.columns, sort=False) if column not in _COMMON]
+    measured = [
+        column
+        for column in committed.columns.union(fresh.columns, sort=False)
+        if _is_measured(committed, column) or _is_measured(fresh, column)
+    ]
+    named = [
+        column
+        for column in committed.columns.union(fresh.columns, sort=False)
+        if column not in (*_COMMON, *measured)
+    ]
     sides = []
     for rows, side in ((committed, "committed"), (fresh, "fresh")):
         names = (
@@ -45,10 +54,32 @@ def compare_rows(
             .where(rows.reindex(columns=named).notna(), "")
             .astype(str)
         )
-        sides.append(names.assign(**{side: rows["value"]}))
-    both = sides[0].merge(sides[1], on=named, how="outer", validate="one_to_one")
+        values = pd.concat([names, rows.reindex(columns=measured)], axis=1)
+        long = values.melt(named, measured, "measurement", side)
+        sides.append(long[long[side].notna() | (long["measurement"] == "value")])
+    both = sides[0].merge(sides[1], on=[*named, "measurement"], how="outer", validate="one_to_one")
     both["difference"] = both["fresh"] - both["committed"]
-    return both[~(_relative(both) <= tolerance)].reset_index(drop=True)  # not >: also a row that one has not
+    worst = (
+        both.assign(far=_relative(both).fillna(float("inf")))
+        .sort_values("far", ascending=False, kind="stable")
+        .drop_duplicates(named)
+        .sort_index()
+    )
+    worst = worst.drop(columns=["far", *(["measurement"] if measured == ["value"] else [])])
+    return worst[~(_relative(worst) <= tolerance)].reset_index(
+        drop=True
+    )  # not >: also a row that one has not
+
+
+def _is_measured(rows, column):
+    if column == "value":
+        return True
+    numbers = rows.get(column, pd.Series(dtype=object))
+    return (
+        column not in _COMMON
+        and pd.api.types.is_float_dtype(numbers)
+        and bool((numbers.dropna() % 1 != 0).any())
+    )
 
 
 def _relative(both):

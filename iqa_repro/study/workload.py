@@ -189,15 +189,22 @@ def _tuning_work(tuning):
         Work("encode", below * (train * settings.views if once else steps), ("tuned",)),
         _reads(tuning.dataset, train * (1 if once else settings.epochs), name, ("tuned",)),
     ]
-    own = held * looks + test * (looks if recipe.select == "test" else 1)
-    for dataset, n in [
-        (tuning.dataset, own),
-        *((judge, picture_count(judge, name)) for judge in tuning.judges),
-    ]:
-        crops = n * profile.prompts.test_crops
+    one, upper = (
+        state / (train * settings.views),
+        settings.blocks / tower["layers"],
+    )  # bytes of a crop; share of the blocks that run at each look
+    fits = lambda n: n * profile.prompts.test_crops * one <= settings.cache_gib / 2 * 2**30
+    looked_at = [
+        (n, *((1 - upper + looks * upper, 1) if fits(n) else (looks, looks)))
+        for n in (held, test * (recipe.select == "test"))
+    ]
+    seen = [(test, 1, 1), *looked_at]  # pictures, runs of the whole tower, readings
+    judged = [(tuning.dataset, *(sum(n * times[i] for n, *times in seen) for i in (0, 1)))]
+    judged += [(judge, *[picture_count(judge, name)] * 2) for judge in tuning.judges]
+    for dataset, runs, readings in judged:
         works += [
-            Work("encode", crops, ("tuned", dataset), 128),
-            _reads(dataset, n, name, ("tuned", dataset)),
+            Work("encode", runs * profile.prompts.test_crops, ("tuned", dataset), 128),
+            _reads(dataset, readings, name, ("tuned", dataset)),
         ]
     return works
 
@@ -219,9 +226,19 @@ def contender_work(
     profile, key = _loaded(tuning.profile), ("contender", method, tuning, start)
     train, held, test = _parts(tuning)
     learns = not method.startswith("zero-shot")
-    seen = (train * profile.coop.views if learns else 0) + (test + learns * held) * profile.prompts.test_crops
-    files = test + learns * (train + held)
-    works = [Work("encode", seen, key, 128), _reads(tuning.dataset, files, tuning.profile, key)]
+    judged = (
+        "contenders' test part",
+        tuning.dataset,
+        tuning.seed + tuning.split,
+        tuning.profile,
+    )  # seen once for all of them
+    works = [
+        Work("encode", test * profile.prompts.test_crops, judged, 128),
+        _reads(tuning.dataset, test, tuning.profile, judged),
+    ]
+    if learns:
+        seen = train * profile.coop.views + held * profile.prompts.test_crops
+        works += [Work("encode", seen, key, 128), _reads(tuning.dataset, train + held, tuning.profile, key)]
     return works + [Work("coop", profile.coop.epochs * math.ceil(train / 32), key)] * (method == "CoOp")
 
 # %% ../../nbs/4_study/21_workload.ipynb #b8bf616a
