@@ -8,6 +8,7 @@ usage: .venv/bin/python tests/kubernetes_trial.py [NAME…]    default: uniqa/fi
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,10 @@ def main(names):
     for name, (process, log) in PODS.items():
         if process.poll() != 0 and name not in LOST:
             print(f"--- {name}\n{log.read_text()[-2000:]}")
+    if run.returncode:
+        print(f"what was made is kept in {ROOT / 'paper_figures' / profile.stem}")
+    else:
+        shutil.rmtree(ROOT / "paper_figures" / profile.stem)
     return run.returncode
 
 

@@ -39,7 +39,13 @@ CONF
 [[ -f /etc/munge/munge.key ]] || head -c 1024 /dev/urandom >/etc/munge/munge.key
 chown munge /etc/munge/munge.key /run/munge && chmod 400 /etc/munge/munge.key
 pgrep -x munged >/dev/null || su -s /bin/bash munge -c munged
-stop() { pkill -F "$work/slurmd.pid" || true; pkill -F "$work/slurmctld.pid" || true; rm -rf "$work" /etc/slurm/slurm.conf paper_figures/slurm_trial; }
+stop() {
+  for daemon in slurmd slurmctld; do
+    pkill -F "$work/$daemon.pid" || true
+    while pgrep -x "$daemon" >/dev/null; do sleep 0.2; done # it writes its state when it goes
+  done
+  rm -rf "$work" /etc/slurm/slurm.conf paper_figures/slurm_trial
+}
 trap stop EXIT
 slurmctld && slurmd
 until sinfo -h -o %T | grep -q idle; do sleep 1; done

@@ -28,6 +28,8 @@ from iqa_repro.study.rows import complete_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 CALL = "import sys; sys.argv[0] = 'iqa-repro'; from iqa_repro.app.cli import main; main()"
+
+
 @pytest.fixture
 def profile(tmp_path):
     "profile(name, changes) -> file of a small embedded profile; its results are removed afterwards"
