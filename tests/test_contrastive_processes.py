@@ -105,15 +105,14 @@ def two(tmp_path_factory) -> Path:
     return folder
 
 
-def assert_same(tensors: dict, model):
-    """Equal to 1e-6, but where a gradient is rounding noise that Adam blows up to a step: attention's key biases, and a few numbers
-    of a matrix (one of 65,536 seen, off by 1.1e-6); those stay within a step."""
+def assert_same(tensors: dict, model, noisy: float = 0.0):
+    """Equal to 1e-6, but for attention's key biases, whose gradient is rounding noise that Adam blows up; of a matrix the share `noisy`
+    may be such noise too (one number of 65,536 seen, off by 1.1e-6), within a step"""
     for key, value in model.state_dict().items():
         if not key.endswith("in_proj_bias"):
             far = (tensors[key] - value).abs()
-            assert far.max() <= PretrainSettings().lr and (far > 1e-6).sum() <= far.numel() / 1e4, (
-                f"{key}: {far.max():.2g}, {(far > 1e-6).sum()}"
-            )
+            said = f"{key}: {far.max():.2g}, {(far > 1e-6).sum()} numbers"
+            assert far.max() <= PretrainSettings().lr and (far > 1e-6).sum() <= noisy * far.numel(), said
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -121,7 +120,7 @@ def test_two_processes_go_the_way_of_one(two, name):
     clip, history = train(name)
     for rank in range(2):
         tensors, facts = load_checkpoint(two / f"{name}{rank}.safetensors")
-        assert_same(tensors, clip.model)
+        assert_same(tensors, clip.model, noisy=1e-4 if name == "chunks" else 0.0)
         theirs = pd.DataFrame(facts["history"])
         assert len(theirs) == len(history) == 3 * SETTINGS[name].epochs
         for column in ("loss", "logit_scale", "accuracy"):

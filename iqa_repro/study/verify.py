@@ -36,16 +36,11 @@ def compare_rows(
     "Rows that are not the same in two runs (our choice)"
     if not tolerance >= 0:
         raise ValueError(f"a tolerance is at least 0, got {tolerance}")
+    columns = committed.columns.union(fresh.columns, sort=False)
     measured = [
-        column
-        for column in committed.columns.union(fresh.columns, sort=False)
-        if _is_measured(committed, column) or _is_measured(fresh, column)
+        column for column in columns if _is_measured(committed, column) or _is_measured(fresh, column)
     ]
-    named = [
-        column
-        for column in committed.columns.union(fresh.columns, sort=False)
-        if column not in (*_COMMON, *measured)
-    ]
+    named = [column for column in columns if column not in (*_COMMON, *measured)]
     sides = []
     for rows, side in ((committed, "committed"), (fresh, "fresh")):
         names = (
