@@ -17,6 +17,7 @@ from ..clip.backbone import Backbone, encode_prompts, image_tokens, pool_image, 
 from ..clip.partial import finish_image
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import fit_crop, test_crops, train_crops
+from ..data.images import DecodedPicture, as_unit
 from ..data.pictures import PictureFiles
 
 # %% ../../nbs/3_baselines/00_zero_shot.ipynb #67920b3e
@@ -32,15 +33,26 @@ class FrozenCLIP(nn.Module):
         self.model = clip.model  # registered, so that .to() and state_dict() reach it
         self.clip, self.crops = clip, crops
 
-    def image_features(self, images: Tensor) -> Tensor:  # (b, d), mean over crops of unit-length features
-        "Features of pictures (b, 3, h, w) in [0, 1] of any size (GRMP-IQA §3.2)"
-        if images.dim() != 4 or images.shape[1] != 3:
+    def judged_crops(self, images: Tensor | DecodedPicture) -> Tensor:  # (b, n, 3, s, s), or (n, 3, s, s)
+        "What is looked at of pictures (b, 3, h, w) in [0, 1], or of one as decoded: fixed crops (GRMP-IQA §3.2)"
+        if not isinstance(images, DecodedPicture) and (images.dim() != 4 or images.shape[1] != 3):
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
-        views = test_crops(images, self.clip.image_size, self.crops)  # (b, n, 3, s, s)
-        views = views.to(self.clip.model.logit_scale.device)
-        return self._encode(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(1)
+        return test_crops(images, self.clip.image_size, self.crops)
+
+    def crop_features(self, crops: Tensor) -> Tensor:  # (b, d), mean over crops of unit-length features
+        "Features of pictures whose crops (b, n, 3, s, s) were taken (GRMP-IQA §3.2)"
+        crops = crops.to(self.clip.model.logit_scale.device)
+        return self._encode(crops.flatten(0, 1)).unflatten(0, crops.shape[:2]).mean(1)
+
+    def image_features(self, images: Tensor) -> Tensor:  # (b, d), mean over crops of unit-length features
+        "Features of pictures (b, 3, h, w) in [0, 1] of any size (GRMP-IQA §3.2)"
+        return self.crop_features(self.judged_crops(images))
+
+    def score_crops(self, crops: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "Scores of pictures by their crops (b, n, 3, s, s): the second half of `forward`"
+        return self.judge(self.crop_features(crops))
 
     def _encode(self, crops):
         return finish_image(self.clip, image_tokens(self.clip, crops))
@@ -148,13 +160,17 @@ class CLIPIQA(AntonymCLIP):
         super().__init__(clip, tuple(ATTRIBUTES.values()), crops)
         self.positional = positional
 
-    def image_features(self, images: Tensor) -> Tensor:  # (b, d)
+    def judged_crops(self, images: Tensor | DecodedPicture) -> Tensor:  # as of FrozenCLIP
+        "Crops, or the whole picture as the only one (CLIP-IQA §3)"
+        if self.positional:
+            return super().judged_crops(images)
+        return as_unit(images.pixels()[None] if isinstance(images, DecodedPicture) else images[:, None])
+
+    def crop_features(self, crops: Tensor) -> Tensor:  # (b, d)
         "Features of crops, or of whole pictures without positions (CLIP-IQA §3)"
-        return (
-            super().image_features(images)
-            if self.positional
-            else features_without_positions(self.clip, images)
-        )
+        if self.positional:
+            return super().crop_features(crops)
+        return features_without_positions(self.clip, crops.to(self.clip.model.logit_scale.device)[:, 0])
 
     def judge(self, features: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
         "p(good photo) (CLIP-IQA §3)"

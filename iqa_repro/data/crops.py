@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,13 +59,18 @@ def crop_corners(
 
 # %% ../../nbs/1_data/02_crops.ipynb #ebcc41ac
 def test_crops(
-    images: Tensor,  # (b, 3, h, w) or (3, h, w) float in [0, 1]
+    images: Tensor | DecodedPicture,  # (b, 3, h, w) or (3, h, w) float in [0, 1], or a picture as decoded
     size: int,  # side of the crops, pixels
     n: int = 1,  # number of crops a picture
     small: str = "resize",  # what to do with pictures below `size`: 'resize' or 'error'
     bytes_too: bool = False,  # whether bytes 0 … 255 will do; crops are floats in any case
 ) -> Tensor:  # (b, n, 3, size, size), or (n, 3, size, size) for one picture
     "Fixed crops, the same at each call (our choice; UniQA: 10 random ones)"
+    if isinstance(images, DecodedPicture):
+        if min(images.shape[-2:]) >= size > 0:  # only what is cut out becomes numbers
+            corners = crop_corners(*images.shape[-2:], size, n)
+            return scale_bytes(np.stack([images.cut(top, left, size) for top, left in corners]))
+        images, bytes_too = images.pixels(), True
     images = fit_crop(images, size, small, bytes_too)
     corners = crop_corners(*images.shape[-2:], size, n)
     crops = [images[..., top : top + size, left : left + size] for top, left in corners]

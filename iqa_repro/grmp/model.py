@@ -20,7 +20,7 @@ from ..clip.backbone import Backbone, image_tokens
 from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..data.crops import test_crops
-from ..data.images import as_unit
+from ..data.images import DecodedPicture, as_unit
 from ..data.pictures import PictureFiles
 from .prompts import TextPrompt, VisualPrompt, quality_words
 from .recipes import RECIPES, Recipe
@@ -95,23 +95,34 @@ class GRMPIQA(nn.Module):
             self._kept = (state, self.text(self.clip))
         return self._kept[1]
 
-    def judged_crops(self, images: Tensor) -> Tensor:  # (b, crops, 3, s, s)
-        "The fixed crops of pictures (b, 3, h, w) whose logits are averaged (released code: one, the centre)"
+    def judged_crops(self, images: Tensor | DecodedPicture) -> Tensor:  # (b, n, 3, s, s), or (n, 3, s, s)
+        "The fixed crops of pictures (b, 3, h, w), or of one as decoded, whose logits are averaged (released code: one, the centre)"
         size = self.clip.image_size
-        return test_crops(squeeze_pictures(images, size, self.recipe, "tune"), size, self.crops)
-
-    def quality_logits(self, images: Tensor, preprocess: bool = True) -> Tensor:  # (b, 2), high first
-        "Similarities to the two quality sentences times 1/τ; without `preprocess` images enter as they are (Eq. 2)"
+        if isinstance(images, DecodedPicture):
+            if self.recipe.tune_resize == "none":
+                return test_crops(images, size, self.crops)
+            return self.judged_crops(images.pixels()[None])[0]
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
-        text = self.text_features()
-        if not preprocess:
-            return self.clip.temperature * self.image_features(images, preprocess=False) @ text.T
-        views = self.judged_crops(images)
-        logits = self.clip.temperature * self.image_features(views.flatten(0, 1)) @ text.T
-        return logits.unflatten(0, views.shape[:2]).mean(1)
+        return test_crops(squeeze_pictures(images, size, self.recipe, "tune"), size, self.crops)
+
+    def crop_logits(self, crops: Tensor) -> Tensor:  # (b, 2), high first
+        "Mean logits of pictures whose crops (b, n, 3, s, s) were taken (GRMP-IQA Eq. 2)"
+        text, crops = self.text_features(), crops.to(self.text.context.device)
+        logits = self.clip.temperature * self.image_features(crops.flatten(0, 1)) @ text.T
+        return logits.unflatten(0, crops.shape[:2]).mean(1)
+
+    def score_crops(self, crops: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "p(high quality) of pictures by their crops (b, n, 3, s, s) (GRMP-IQA Eq. 2)"
+        return self.crop_logits(crops).softmax(-1)[:, 0]
+
+    def quality_logits(self, images: Tensor, preprocess: bool = True) -> Tensor:  # (b, 2), high first
+        "Similarities to the two quality sentences times 1/τ; without `preprocess` images enter as they are (Eq. 2)"
+        if preprocess:
+            return self.crop_logits(self.judged_crops(images))
+        return self.clip.temperature * self.image_features(images, preprocess=False) @ self.text_features().T
 
     def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
         "p(high quality) of pictures (b, 3, h, w) in [0, 1] (GRMP-IQA Eq. 2)"

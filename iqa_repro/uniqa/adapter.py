@@ -21,6 +21,7 @@ from ..clip.features import backbone_digest
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.names import did_you_mean
 from ..data.crops import test_crops
+from ..data.images import DecodedPicture
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #1c07a15e
 def _group(levels: str, noun: str = "image") -> tuple[str, ...]:
@@ -297,18 +298,29 @@ class UniQA(nn.Module):
         scores = self.adapter(features.flatten(0, 1), self.text_features(), self.clip.temperature)
         return scores.unflatten(0, features.shape[:2]).mean(1)
 
-    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
-        "Quality of pictures (b, 3, h, w) in [0, 1] of any size (UniQA §4)"
-        if images.dim() != 4 or images.shape[1] != 3:
+    def judged_crops(self, images: Tensor | DecodedPicture) -> Tensor:  # (b, n, 3, s, s), or (n, 3, s, s)
+        "The fixed crops of pictures (b, 3, h, w) in [0, 1], or of one as decoded, whose scores are averaged (UniQA App. A.3)"
+        if not isinstance(images, DecodedPicture) and (images.dim() != 4 or images.shape[1] != 3):
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
-        some = max(1, 64 // self.crops) if self.tokens.device.type == "cpu" else max(1, len(images))
-        return torch.cat([self._score_pictures(part) for part in images.split(some)])
+        return test_crops(images, self.clip.image_size, self.crops)
 
-    def _score_pictures(self, images):  # on a CPU few at a time, so that layers find their input in the cache
-        views = test_crops(images, self.clip.image_size, self.crops).to(self.tokens.device)  # (b, n, 3, s, s)
-        return self.quality(encode_images(self.clip, views.flatten(0, 1)).unflatten(0, views.shape[:2]))
+    def score_crops(self, crops: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "Quality of pictures by their crops (b, n, 3, s, s) (UniQA §4)"
+        return torch.cat([self._score_crops(part) for part in crops.split(self._few(crops))])
+
+    def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
+        "Quality of pictures (b, 3, h, w) in [0, 1] of any size (UniQA §4)"
+        parts = images.split(self._few(images))  # so that never all crops are there at once
+        return torch.cat([self.score_crops(self.judged_crops(part)) for part in parts])
+
+    def _few(self, pictures):  # on a CPU few at a time, so that layers find their input in the cache
+        return max(1, 64 // self.crops if self.tokens.device.type == "cpu" else len(pictures))
+
+    def _score_crops(self, crops):
+        crops = crops.to(self.tokens.device)
+        return self.quality(encode_images(self.clip, crops.flatten(0, 1)).unflatten(0, crops.shape[:2]))
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #caa9ef40
 def without_positions(
