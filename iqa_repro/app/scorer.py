@@ -66,7 +66,7 @@ class Scorer(nn.Module):
     ) -> Tensor:  # (b,) in [0, 1], higher is better, on the CPU; as a loss 0-d, on the scorer's device
         "Scores in the order of the pictures, the same alone or in any batch up to rounding (our choice)"
         if self.as_loss:
-            return (1 - self._score(check_images(pictures))).mean()
+            return (1 - self.differentiable(pictures)).mean()
         given = as_pictures(pictures)
         with torch.no_grad():
             if isinstance(given, Tensor):
@@ -77,6 +77,10 @@ class Scorer(nn.Module):
                 else map(self.crops_of, given)
             )
             return torch.cat([self.judge(some) for some in _some(read, self.batch)])
+
+    def differentiable(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], on the scorer's device
+        "Scores of pictures (b, 3, h, w) in [0, 1] with gradients to them, all in one batch (our choice)"
+        return self._score(check_images(images))
 
     def crops_of(
         self,
