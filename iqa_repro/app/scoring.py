@@ -209,8 +209,9 @@ def _read(scorer, alone, path):  # (path, crops or None, reason)
 
 
 def _pixels(path):  # as its header says; what cannot be read is told by whoever reads it
-    with suppress(Exception), Image.open(path) as picture:
-        return picture.width * picture.height
+    if os.path.isfile(path):  # a pipe would wait for somebody who writes
+        with suppress(Exception), Image.open(path) as picture:
+            return picture.width * picture.height
     return 0
 
 
