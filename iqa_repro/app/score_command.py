@@ -12,9 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:  # a help text needs no torch
+    from iqa_repro.app.scorer import Scorer
 
 # %% ../../nbs/5_app/03_score_command.ipynb #40adfb2c
 EVERY = 30.0  # seconds between two lines in a file (our choice)
@@ -31,21 +34,22 @@ def progress(
         with _bar(what, total) as tell:
             yield tell
         return
-    begun, told = time.monotonic(), time.monotonic()
-    first = None  # what was there already says nothing of the speed
+    yield _Lines(what, total, every)
 
-    def tell(done: int) -> None:
-        nonlocal told, first
-        first = done if first is None else first
-        now = time.monotonic()
-        if now - told >= every and first < done < total:
-            told, rate = now, (done - first) / (now - begun)
-            typer.echo(
-                f"{what}: {done:,} of {total:,}, {rate:.1f} a second, {_span((total - done) / rate)} left",
-                err=True,
-            )
 
-    yield tell
+class _Lines:
+    def __init__(self, what, total, every):
+        self.what, self.total, self.every = what, total, every
+        self.begun = self.told = time.monotonic()
+        self.first = None  # what was there already says nothing of the speed
+
+    def __call__(self, done):
+        self.first, now = done if self.first is None else self.first, time.monotonic()
+        if now - self.told < self.every or not self.first < done < self.total:
+            return
+        self.told, rate = now, (done - self.first) / (now - self.begun)
+        left = _span((self.total - done) / rate)
+        typer.echo(f"{self.what}: {done:,} of {self.total:,}, {rate:.1f} a second, {left} left", err=True)
 
 
 @contextmanager
@@ -118,7 +122,7 @@ def load_scorer(
     weights: str | None,  # a checkpoint, or None
     named: dict,  # clip, pretrained, crops: for a name only
     **options,  # as for `load`
-):  # Scorer
+) -> "Scorer":  # ready to score
     "The scorer that the words of a command mean (our choice)"
     plain = {"clip": "tiny", "pretrained": "embedded", "crops": 1}
     if weights and (method or {**plain, **named} != plain):
