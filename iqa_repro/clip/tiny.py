@@ -24,7 +24,6 @@ from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.resources import run_parallel
 from ..core.seeds import derive_seed, numpy_generator
 from ..data.crops import test_crops
-from ..data.distortions import distort, find_distortion, human_rating
 from ..data.photographs import PHOTOGRAPHS, SCENES, cut_scene
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #1a688497
@@ -78,6 +77,11 @@ def caption(
     generator: np.random.Generator,  # draws the wording
 ) -> str:
     "One caption of a training picture (our choice)"
+    from iqa_repro.data.distortions import (
+        find_distortion,
+        human_rating,
+    )  # to be loaded, no distortion is needed
+
     photo = PHOTOGRAPHS[name]
     thing = (photo.subject if generator.random() < 0.5 else photo.scene).replace("_", " ")
     draw, defect = generator.random(), ""
@@ -99,7 +103,11 @@ def _training_picture(job):
     picture = cut_scene(name, cut, PICTURE)
     if PHOTOGRAPHS[name].role == "meta":
         picture = _vary(picture, numpy_generator(cut, "vary", name, *(step or ())))
-    return picture if step is None else distort(picture, *step, seed=cut)
+    if step is None:
+        return picture
+    from iqa_repro.data.distortions import distort
+
+    return distort(picture, *step, seed=cut)
 
 
 def _vary(

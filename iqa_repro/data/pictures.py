@@ -18,7 +18,6 @@ import torch
 from joblib import cpu_count
 from torch import Tensor
 
-from .catalog import load_images
 from .images import DecodedPicture, as_unit, decode_picture, resize
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8ac1f6a1
@@ -141,11 +140,11 @@ def open_pictures(
 ) -> Tensor | PictureFiles:  # (n, 3, h, w) in [0, 1] of a stand-in, files of a real set
     "The pictures of a table, in its order (our choice)"
     name = table.attrs.get("facts", {}).get("name", "")
-    return (
-        load_images(table)
-        if name.startswith("embedded:")
-        else PictureFiles(table["image"], **READING.get(name, {}))
-    )
+    if name.startswith("embedded:"):
+        from iqa_repro.data.catalog import load_images  # whoever scores files has no need of the data sets
+
+        return load_images(table)
+    return PictureFiles(table["image"], **READING.get(name, {}))
 
 # %% ../../nbs/1_data/23_pictures.ipynb #a20530ce
 def map_pictures(
