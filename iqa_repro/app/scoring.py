@@ -26,6 +26,7 @@ from joblib import cpu_count
 from PIL import Image
 
 from .scorer import Scorer
+from ..core.names import need
 from ..core.paths import atomic_path
 from ..data.images import decode_picture
 from ..data.pictures import read_ahead
@@ -133,16 +134,8 @@ def _json_rows(path):
     return rows
 
 
-def _pyarrow():
-    try:
-        import pyarrow
-    except ImportError:
-        raise ValueError("a Parquet table needs one more package: pip install 'iqa_repro[parquet]'") from None
-    return pyarrow
-
-
 def _parquet_rows(path):
-    pyarrow = _pyarrow()
+    pyarrow = need("pyarrow", "parquet")
     try:
         table = pd.read_parquet(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -226,7 +219,7 @@ class _Journal:
     def __init__(self, target, mark):
         self.target, self.mark, self.kind = target, mark, _kind(target)
         if self.kind == ".parquet":
-            _pyarrow()
+            need("pyarrow", "parquet")
         hidden = target.with_name(f".{target.name}.rows.jsonl")
         self.place = hidden if self.kind == ".parquet" else target  # what grows
         self.lock = FileLock(target.with_name(f".{target.name}.lock"))

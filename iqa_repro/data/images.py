@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..core.names import need
 from ..core.paths import atomic_path
 
 # %% ../../nbs/1_data/01_images.ipynb #9000e2c3
@@ -117,11 +118,7 @@ def _open(path):  # Pillow loads what reads the common formats first, the others
         with open(path, "rb") as file:
             if file.read(12)[4:] not in HEIC:
                 raise
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            raise ValueError("HEIC pictures need one more package: pip install pillow-heif") from None
-        register_heif_opener()
+        need("pillow_heif", "heic").register_heif_opener()
         return _open_known(path, Image.init)
 
 
