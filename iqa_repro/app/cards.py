@@ -142,7 +142,7 @@ def say(
     if isinstance(value, list | tuple):
         return ", ".join(map(say, value)) or "none"
     if value is None:
-        return NOT_STATED
+        return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else plain_text(value)
