@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from .adaptation import AdaptResult
-from .cards import DEMONSTRATION, NOT_STATED, SECTIONS, card_rows, plain_text
+from .cards import DEMONSTRATION, NOT_STATED, SECTIONS, Card, card_of, card_rows, plain_text
 from ..core.paths import atomic_path
 from ..core.seeds import numpy_generator
 from ..data.images import DecodedPicture, decode_picture
@@ -98,13 +98,18 @@ def thumbnail(
     return {"src": uri, "width": picture.width, "height": picture.height}
 
 
+def _names(table):  # short ones: without the way to another disk
+    names = zip(relative_names(table), table["image"], strict=True)
+    return [plain_text(Path(path).name if name.startswith("..") else name, 120) for name, path in names]
+
+
 def worst_misses(
     table: pd.DataFrame,  # of an AdaptResult
     count: int = MISSES,  # pictures
 ) -> list[dict[str, Any]]:  # src, width, height, alt, name, given, predicted, miss
     "The pictures whose predictions were furthest off, the worst first (our choice)"
     miss = (table["predicted_mos"] - table["mos"]).abs()
-    names, rows = [plain_text(name, 120) for name in relative_names(table)], []
+    names, rows = _names(table), []
     for i in miss.sort_values(ascending=False, kind="stable").index[:count]:
         row = table.loc[i]
         words = {
@@ -134,7 +139,7 @@ def write_adapt_report(
 
 def _page(result):
     table, facts, card = result.table, result.facts, result.card
-    names = [plain_text(name, 120) for name in relative_names(table)]
+    names, told = _names(table), _card(result)
     given, predicted = table["mos"].to_numpy(), table["predicted_mos"].to_numpy()
     texts = [
         f"{name}: predicted {p:.3g}, given {g:.3g}"
@@ -156,7 +161,7 @@ def _page(result):
         x_name="given score", y_name="predicted less given",
     )  # fmt: skip
     sections = [
-        (heading, card_rows(card.get(name, {})) or [("", NOT_STATED)]) for name, heading in SECTIONS.items()
+        (heading, card_rows(getattr(told, name)) or [("", NOT_STATED)]) for name, heading in SECTIONS.items()
     ]
     return {
         "title": f"{result.method} adapted to {plain_text(facts['name'], 80)}",
@@ -194,6 +199,13 @@ def _numbers(result):  # (what, number, more)
     return rows
 
 
+def _card(result):  # as the checkpoint has it, with every setting of the recipe; else what is known of it
+    if result.checkpoint is not None and result.checkpoint.is_file():
+        return card_of(result.checkpoint)
+    sections = {name: result.card.get(name, {}) for name in SECTIONS}
+    return Card("not written", result.method, result.scorer.demonstration, **sections)
+
+
 def _rounds(folds):
     heads = {
         "fold": "round",
@@ -215,7 +227,7 @@ def _commands(checkpoint):
     return (
         f"iqa-repro score PICTURES --weights {shlex.quote(file)} -o scores.csv\n"
         f"iqa-repro card {shlex.quote(file)}\n\n"
-        f'import iqa_repro.app.scorer\nscorer = iqa_repro.app.scorer.load({file!r})\nscorer(["a.jpg", "b.jpg"])'
+        f'from iqa_repro.app.scorer import load\nscorer = load({file!r})\nscorer(["a.jpg", "b.jpg"])'
     )
 
 

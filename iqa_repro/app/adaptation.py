@@ -642,6 +642,8 @@ def adapt(
     chosen = _options(method, options)
     path = _free_path(output, chosen.overwrite)
     table = read_labels(table, chosen, shots)
+    if path is not None:
+        _make_room(path)
     shots = len(table) if shots is None else shots
     learner = LEARNERS[method](chosen)
     before = learner.score(learner.make(), table)
@@ -687,10 +689,13 @@ def _free_path(output, overwrite):
         raise FileExistsError(
             f"{path} is there already; name another place, or say that it may be replaced (overwrite)"
         )
+    return path
+
+
+def _make_room(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path.parent} cannot be written to; name another place for the checkpoint")
-    return path
 
 
 def _demonstrates(clip):
@@ -768,7 +773,11 @@ def _write_card(learner, table, folds, measures, learned, held, history, options
         },
         "seeds": {"seed": options.seed},
         "versions": made_with(),
-        "backbone": {"sha256": backbone_digest(learner.clip)},
+        "backbone": {
+            "name": learner.clip.name,
+            "weights": learner.clip.pretrained,
+            "sha256": backbone_digest(learner.clip),
+        },
         "limits": _limits(learner, table, measures, len(drawn)),
     }
 
