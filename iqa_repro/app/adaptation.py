@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 import torch
 from PIL import Image
 
@@ -316,7 +315,14 @@ def quick_plcc(x: np.ndarray, y: np.ndarray) -> float:  # in [-1, 1]; NaN where 
 
 def quick_srcc(x: np.ndarray, y: np.ndarray) -> float:  # in [-1, 1]; NaN where scores are all equal
     "Spearman's correlation of two columns (n,), without `srcc`'s checks (our choice)"
-    return quick_plcc(scipy.stats.rankdata(x), scipy.stats.rankdata(y))
+    return quick_plcc(_ranks(x), _ranks(y))
+
+
+def _ranks(
+    x,
+):  # ties share their mean rank; SciPy's rankdata takes 0.5 ms a call, most of it for its own checks
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def measure(
