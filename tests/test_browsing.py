@@ -1,6 +1,7 @@
 """The view of a scored folder in JupyterLab in a real browser: click a picture, move the slider with mouse and keys, watch the score.
 
-Needs Chromium and playwright and skips without, saying so. With IQA_REPRO_SCREENSHOT=FILE.png it leaves the picture that the notebook shows.
+The browser takes half a minute: it runs with IQA_REPRO_TRIAL=all where Chromium and playwright are there, and else skips, saying so.
+With IQA_REPRO_SCREENSHOT=FILE.png it also leaves the picture that the notebook shows.
 """
 
 import importlib.util
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from PIL import Image
 
 from iqa_repro.app.browsing import browse
 from iqa_repro.app.scorer import load
@@ -61,6 +63,8 @@ def test_thousand_rows_page_by_page(folder):
 @pytest.fixture(scope="module")
 def page(folder):
     "The notebook, run in JupyterLab in Chromium without a window"
+    if os.environ.get("IQA_REPRO_TRIAL") != "all":
+        pytest.skip("half a minute in a browser: set IQA_REPRO_TRIAL=all")
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium, or name it in CHROMIUM")
     pytest.importorskip("playwright", reason="no playwright: pip install playwright")
@@ -125,6 +129,7 @@ def test_slider_in_a_browser(folder, page):
     assert abs(read_image(best.path).shape[2] / read_image(best.path).shape[1] - aspect(page)) < 0.02
     if target := os.environ.get("IQA_REPRO_SCREENSHOT"):
         page.locator(".jp-OutputArea-output").first.screenshot(path=target)
+        Image.open(target).convert("RGB").quantize(256).save(target, optimize=True)
     assert page.raised == []
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .score_command import CLIP, DEVICE, METHOD, PRETRAINED, WEIGHTS, load_scorer
+
 if TYPE_CHECKING:
     from iqa_repro.app.explaining import Explanation
 
@@ -48,27 +50,30 @@ def _span(places, k, n):  # first pixel and the one after the last of part k of 
 # %% ../../nbs/5_app/14_explain_command.ipynb #6c9c1810
 def explain_picture(
     image: Annotated[str, typer.Argument(help="One picture.", metavar="IMAGE")],
-    method: Annotated[
-        str | None, typer.Option("--method", help="clipiqa or antonyms, which need no checkpoint [clipiqa].")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="Checkpoint of GRMP-IQA or UniQA; it names its method.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")] = "cpu",
+    method: METHOD = None,
+    weights: WEIGHTS = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Also write a page: .png, .svg or .pdf.")
     ] = None,
+    clip: CLIP = "tiny",
+    pretrained: PRETRAINED = "embedded",
+    crops: Annotated[
+        int, typer.Option("--crops", help="With --method: crops of a picture that are looked at.")
+    ] = 1,
+    short_side: Annotated[
+        int | None, typer.Option("--short-side", help="Make a larger picture this many pixels small first.")
+    ] = None,
+    device: DEVICE = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
-    "Why a picture has its score, such as: iqa-repro explain holiday/beach.jpg -o beach.png"
-    if method and weights:
-        raise ValueError("--weights names its method, so --method has no say; give one of them")
+    "Why a picture has its score: the sentences it was made of, its levels, and where it was raised or lowered."
     if output and not output.lower().endswith((".png", ".svg", ".pdf")):
         raise ValueError(f"a page is written as .png, .svg or .pdf, got {output!r}")
+    named = {"clip": clip, "pretrained": pretrained, "crops": crops}
+    scorer = load_scorer(method, weights, named, device=device, short_side=short_side)
     from iqa_repro.app.explaining import explain, show_explanation
-    from iqa_repro.app.scorer import load
 
-    found = explain(load(weights or method or "clipiqa", device=device), image)
+    found = explain(scorer, image)
     if output:
         show_explanation(found, output)
     if as_json:

@@ -23,12 +23,15 @@ from PIL import Image
 from torch import Tensor
 
 from .scorer import Scorer, as_pictures
+from .scoring import LONGEST
 from ..baselines.coop import CoOp
 from ..baselines.zero_shot import CLIPIQA, AntonymCLIP
 from ..clip.backbone import encode_images, encode_prompts
 from ..clip.features import PRECISIONS
 from ..core.paths import atomic_path
 from ..data.crops import fit_crop
+from ..data.images import DecodedPicture, as_unit, decode_picture
+from ..data.pictures import PictureFiles
 from ..grmp.model import GRMPIQA
 from ..study.figures import TWO_COLUMNS, paper_style, stand_in_banner
 from ..uniqa.adapter import PROMPT_GROUPS, UniQA
@@ -89,12 +92,12 @@ def _watch_patches(
 
 
 def _boxes(
-    model, height, width, rows, columns
+    scorer, height, width, rows, columns
 ):  # per crop (top, bottom, left, right) of its patches, pixels of the picture
-    patch = model.clip.model.visual.conv1.kernel_size[0]
+    patch = scorer.model.clip.model.visual.conv1.kernel_size[0]
     down = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
     across = ((torch.arange(width) + 0.5) / width).expand(height, width)
-    crops = fit_crop(model.judged_crops(torch.stack([down, across, down])[None])[0], patch)
+    crops = fit_crop(scorer.crops_of(torch.stack([down, across, down])), patch)
     spans = []
     for line, side, covered in (
         (crops[:, 0, :, 0], height, rows * patch),
@@ -108,10 +111,10 @@ def _boxes(
     return torch.stack(spans, 1).int().tolist()
 
 
-def _heat(model, patches, height, width):  # patches (n, rows, columns) → heat, seen
+def _heat(scorer, patches, height, width):  # patches (n, rows, columns) → heat, seen
     total, count = torch.zeros(height, width), torch.zeros(height, width)
     for one, (top, bottom, left, right) in zip(
-        patches, _boxes(model, height, width, *patches.shape[1:]), strict=True
+        patches, _boxes(scorer, height, width, *patches.shape[1:]), strict=True
     ):
         spread = F.interpolate(
             one[None, None], (bottom - top, right - left), mode="bilinear", align_corners=False
@@ -150,15 +153,11 @@ def _asked(
             torch.tensor([[1.0, 0.0]]),
             features,
         )
-    if isinstance(model, UniQA):
-        features, worth = encode_images(clip, crops), model.adapter.score_level.detach().cpu()
-        cosines = model.adapter.adapted(features) @ F.normalize(model.text_features(), dim=-1).T
-        logits = (clip.temperature * cosines).unflatten(-1, (-1, len(worth)))
-        names = [(f"group {1 + i // len(worth)}", sentence) for i, sentence in enumerate(model.prompts)]
-        return names, logits, worth.expand(logits.shape[1:]) / logits.shape[1], features
-    raise TypeError(
-        f"there is no explanation for {type(model).__name__} yet, only for CLIP-IQA, antonyms, CoOp, GRMP-IQA and UniQA"
-    )
+    features, worth = encode_images(clip, crops), model.adapter.score_level.detach().cpu()  # UniQA
+    cosines = model.adapter.adapted(features) @ F.normalize(model.text_features(), dim=-1).T
+    logits = (clip.temperature * cosines).unflatten(-1, (-1, len(worth)))
+    names = [(f"group {1 + i // len(worth)}", sentence) for i, sentence in enumerate(model.prompts)]
+    return names, logits, worth.expand(logits.shape[1:]) / logits.shape[1], features
 
 
 def _shares(logits, temperature):  # (n, m, k) → (m, k), those of several crops averaged
@@ -179,10 +178,10 @@ def explain(
     heat: bool = True,  # False: no heat map, which takes half of the time
 ) -> Explanation:
     "Take a score apart into sentences, levels and places (UniQA Eq. 7, GRMP-IQA Eq. 2; the map: Grad-CAM with its sign, our choice)"
-    image: Tensor = _one_picture(picture)
-    model: Any = scorer.model  # each method has judged_crops
-    crops = model.judged_crops(image[None])[0].to(next(model.parameters()).device)
-    dtype = PRECISIONS[scorer.precision]
+    model: Any = _known(scorer.model)
+    given, pixels = _one_picture(picture)
+    crops = scorer.crops_of(given).to(next(model.parameters()).device)
+    dtype, grid = PRECISIONS[scorer.precision], _grid(model, crops)
     with (
         torch.set_grad_enabled(heat),
         torch.autocast(crops.device.type, dtype, enabled=dtype != torch.float32),
@@ -193,24 +192,38 @@ def explain(
         score = (shares * worth.to(shares)).sum()
         levels, own = _levels(model, shares.detach(), features.detach())
     gradient = torch.autograd.grad(score, kept[0])[0] if heat else torch.zeros_like(kept[0])
-    relevance = (gradient * kept[0]).sum(-1).detach().float().cpu()
-    grid = _grid(model, crops)
-    placed, seen = _heat(model, relevance[:, -grid[0] * grid[1] :].unflatten(1, grid), *image.shape[1:])
+    relevance = (
+        (gradient * kept[0]).sum(-1).detach().float().cpu()[:, -grid[0] * grid[1] :].unflatten(1, grid)
+    )
+    placed, seen = _heat(scorer, relevance, *pixels.shape[1:])
     logits = logits.detach().float().mean(0)
     table = _table(names, logits / model.clip.temperature, logits, shares.detach(), worth)
     named = dict(zip(LEVELS, levels.detach().float().tolist(), strict=True))
-    colours = image.permute(1, 2, 0).numpy()
-    about = scorer.name, scorer.source, scorer.demonstration
-    return Explanation(score.item(), table, named, own, placed, seen, colours, *about)
+    about = ", ".join(filter(None, (scorer.name, scorer.settings))), scorer.source, scorer.demonstration
+    return Explanation(score.item(), table, named, own, placed, seen, pixels.permute(1, 2, 0).numpy(), *about)
 
 
-def _one_picture(picture):  # (3, h, w)
+def _known(model):
+    if not isinstance(model, AntonymCLIP | CoOp | GRMPIQA | UniQA):
+        raise TypeError(
+            f"there is no explanation for {type(model).__name__} yet, only for CLIP-IQA, antonyms, CoOp, GRMP-IQA and UniQA"
+        )
+    return model
+
+
+def _one_picture(picture):  # as the scorer takes it, and (3, h, w) in [0, 1]
     pictures = as_pictures(picture)
     if len(pictures) != 1:
         raise ValueError(
             f"one picture is explained at a time, got {len(pictures)}; go through them in a loop"
         )
-    return next(iter(pictures)).detach().cpu().float()
+    one = decode_picture(pictures.paths[0]) if isinstance(pictures, PictureFiles) else pictures[0]
+    height, width = one.shape[-2:]
+    if max(height, width) > LONGEST * min(height, width):
+        raise ValueError(f"{width}×{height} pixels are over the limit of 1:{LONGEST} for the sides")
+    if isinstance(one, DecodedPicture):
+        return one, as_unit(one.pixels())
+    return one, as_unit(one.detach().cpu()).float()
 
 
 def _grid(model, crops):  # patches down and across
