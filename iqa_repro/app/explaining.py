@@ -175,13 +175,24 @@ def _levels(model, shares, features):  # five probabilities, and whether they ar
 def explain(
     scorer: Scorer,  # ready to score
     picture: Tensor | Image.Image | str | Path,  # one: (3, h, w) or (1, 3, h, w) in [0, 1], PIL, or a file
-    heat: bool = True,  # False: no heat map, which takes half of the time
+    heat: bool = True,  # False: no heat map
 ) -> Explanation:
     "Take a score apart into sentences, levels and places (UniQA Eq. 7, GRMP-IQA Eq. 2; the map: Grad-CAM with its sign, our choice)"
     model: Any = _known(scorer.model)
     given, pixels = _one_picture(picture)
     crops = scorer.crops_of(given).to(next(model.parameters()).device)
-    dtype, grid = PRECISIONS[scorer.precision], _grid(model, crops)
+    table, levels, own, relevance = _look(scorer, crops, heat)
+    placed, seen = _heat(scorer, relevance, *pixels.shape[1:])
+    score = float(table["adds"].sum())
+    named = dict(zip(LEVELS, levels, strict=True))
+    about = ", ".join(filter(None, (scorer.name, scorer.settings))), scorer.source, scorer.demonstration
+    return Explanation(score, table, named, own, placed, seen, pixels.permute(1, 2, 0).numpy(), *about)
+
+
+def _look(
+    scorer, crops, heat
+):  # table of sentences, five levels, whether they are its own, (n, rows, columns)
+    model, dtype, grid = scorer.model, PRECISIONS[scorer.precision], _grid(scorer.model, crops)
     with (
         torch.set_grad_enabled(heat),
         torch.autocast(crops.device.type, dtype, enabled=dtype != torch.float32),
@@ -195,12 +206,9 @@ def explain(
     relevance = (
         (gradient * kept[0]).sum(-1).detach().float().cpu()[:, -grid[0] * grid[1] :].unflatten(1, grid)
     )
-    placed, seen = _heat(scorer, relevance, *pixels.shape[1:])
     logits = logits.detach().float().mean(0)
     table = _table(names, logits / model.clip.temperature, logits, shares.detach(), worth)
-    named = dict(zip(LEVELS, levels.detach().float().tolist(), strict=True))
-    about = ", ".join(filter(None, (scorer.name, scorer.settings))), scorer.source, scorer.demonstration
-    return Explanation(score.item(), table, named, own, placed, seen, pixels.permute(1, 2, 0).numpy(), *about)
+    return table, levels.detach().float().tolist(), own, relevance
 
 
 def _known(model):
