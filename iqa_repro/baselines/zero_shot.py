@@ -102,6 +102,7 @@ class AntonymCLIP(FrozenCLIP):
             raise ValueError(
                 f"pairs must be pairs of different sentences such as {ANTONYMS[:1]}, got {pairs!r}"
             )
+        self.pairs = tuple(tuple(pair) for pair in pairs)
         with torch.no_grad():
             text = encode_prompts(clip, [sentence for pair in pairs for sentence in pair]).unflatten(
                 0, (-1, 2)
