@@ -12,7 +12,7 @@ import pandas as pd
 
 from .folders import DataFolder, finish_table
 from .split_files import PYIQA_PARTS
-from .tables import TableFacts, read_table
+from .tables import LONGEST_HEAD, TableFacts, read_csv, read_table
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #a0200dff
 def read_own(
@@ -33,8 +33,9 @@ def _own_csv(path):
     if not path.is_dir():
         return path
     heads = {
-        name: name.open(encoding="utf-8-sig", errors="replace").readline()
+        name: name.open(encoding="utf-8-sig", errors="replace").readline(LONGEST_HEAD)
         for name in sorted(path.glob("*.csv"))
+        if name.is_file()
     }
     fits = [
         name
@@ -96,7 +97,7 @@ def read_meta_csv(
 def _meta_rows(path, pattern):
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; pyiqa's are called meta_info_….csv")
-    frame = pd.read_csv(path, dtype=str)
+    frame = read_csv(path, str, "list", "reference, picture, score")
     first = int(
         frame.shape[1] > 2 and pd.to_numeric(frame.iloc[:, 1], errors="coerce").isna().all()
     )  # reference before picture
@@ -110,9 +111,16 @@ def _meta_rows(path, pattern):
     if first:
         table["reference"] = frame.iloc[:, 0]
     if "std" in frame:
-        table["std"] = pd.to_numeric(frame["std"])
+        table["std"] = pd.to_numeric(frame["std"], errors="coerce")
     if "official_split" in frame:
         table["split"] = frame["official_split"].map(PYIQA_PARTS)
+    if nameless := int(table["image"].isna().sum()):
+        raise ValueError(f"{path}: {nameless} of {len(table)} rows name no picture; drop them")
     if pattern:
         table = table.join(table["image"].str.extract(pattern))
+    if "level" in table and table["level"].isna().any():
+        strange = table.loc[table["level"].isna(), "image"].tolist()
+        raise ValueError(
+            f"{path}: {len(strange)} names say no level, first {strange[:3]}; is it this set's list?"
+        )
     return table.assign(level=table["level"].astype(int)) if "level" in table else table
