@@ -87,8 +87,7 @@ def read_metadata(
             f"{path} is a safetensors file without {HEADER_KEY!r} metadata, so not ours; use read_foreign"
         )
     try:
-        content = parse_json(header, "it")
-        check_fields(content, {"format": range(1, 2**31), "metadata": dict}, "it")
+        content = check_fields(parse_json(header, "it"), {"format": range(1, 2**31), "metadata": dict}, "it")
     except ValueError as error:
         raise ValueError(
             f"{path} has a {HEADER_KEY!r} header that save_checkpoint did not write: {header[:80]!r}; make it again ({error})"

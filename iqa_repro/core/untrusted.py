@@ -105,7 +105,7 @@ LONGEST_LIST = 1000  # texts of a fact such as the prompts; our choice: ours hav
 
 
 def check_fields(
-    values: Mapping,  # what was read
+    values: object,  # what was read, a dict if it is right
     kinds: Mapping[str, object],  # field -> type, tuple of types, range, or [type]
     what: str,  # where it is from, for the message
 ) -> Mapping:  # the same

@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -129,7 +129,7 @@ LONGEST_HEAD = 2**20  # bytes of the first two rows; our choice
 
 def read_csv(
     path: str | Path,  # text in UTF-8, with commas
-    dtype: dict[str, type] | type | None = None,  # of columns, as for pandas
+    dtype: Mapping[str, type] | type | None = None,  # of columns, as for pandas
     what: str = "table",  # what the file should be
     needs: str = "image,mos",  # columns that it should have, for the message
     **options,  # further ones of pandas
@@ -188,16 +188,16 @@ def read_table(
         facts = facts or TableFacts(**path_or_frame.attrs.get("facts", {}))
         table, where = path_or_frame.reset_index(drop=True), facts.name or "the table"
     else:
-        where, facts = Path(path_or_frame), facts or TableFacts()
-        table = read_csv(where, dict.fromkeys(TEXT_COLUMNS, str), na_values=[""], keep_default_na=False)
-        root = where.parent if root is None else root
-        facts = replace(facts, name=facts.name or where.stem, sha256=sha256_of(where))
-    table = check_rows(table, str(where))
+        path, where, facts = Path(path_or_frame), str(path_or_frame), facts or TableFacts()
+        table = read_csv(path, dict.fromkeys(TEXT_COLUMNS, str), na_values=[""], keep_default_na=False)
+        root = path.parent if root is None else root
+        facts = replace(facts, name=facts.name or path.stem, sha256=sha256_of(path))
+    table = check_rows(table, where)
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
         facts = replace(facts, root=str(root))
     try:
-        if facts.low is not None:
+        if facts.low is not None and facts.high is not None:
             table["quality"] = to_unit(table["mos"], facts.low, facts.high, facts.higher_is_better)
         elif "quality" in table:
             to_unit(table["quality"], 0, 1)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'LARGEST_CAPTIONS', 'LONGEST_LINE', 'SYNC_SECONDS', 'caption_line', 'caption_lines', 'cut_torn_end',
-           'only_writer', 'CaptionSummary', 'fault_of', 'open_requests', 'write_captions', 'read_captions']
+           'only_writer', 'CaptionSummary', 'fault_of', 'open_requests', 'write_captions', 'read_captions',
+           'read_caption_table']
 
 # %% ../../nbs/3_uniqa/03_caption_files.ipynb #f483ef90
 import fcntl
@@ -18,10 +19,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from ..core.untrusted import check_fields, check_size, parse_json
+from ..data.tables import read_csv
 from .captioning import LONGEST_CAPTION, CaptionRequest
 
 # %% ../../nbs/3_uniqa/03_caption_files.ipynb #99c30daf
@@ -268,3 +271,27 @@ def read_captions(
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
     return table[["image", "caption", "kind", "level", "prompt", "number", "guided", "captioner"]]
+
+# %% ../../nbs/3_uniqa/03_caption_files.ipynb #39cfd005
+def read_caption_table(
+    path: str | Path,  # caption file (.jsonl), or CSV with the columns image and caption
+) -> pd.DataFrame:  # columns image, caption, …; names as they stand there
+    "The captions of a file of either kind (our choice)"
+    if Path(path).suffix.lower() == ".jsonl":
+        return read_captions(path)
+    text = dict.fromkeys(("image", "caption", "kind"), str)
+    table = read_csv(path, text, "caption table", "image,caption", keep_default_na=False, na_values=[""])
+    if "caption" in table and (long := table["caption"].str.len().max()) > LONGEST_CAPTION:
+        raise ValueError(f"{path} has a caption of {long:.0f} characters, expected at most {LONGEST_CAPTION}")
+    if "relevance" in table:
+        table["relevance"] = _numbers(table["relevance"], path)
+    return table
+
+
+def _numbers(column, path):
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    if bad := int((~np.isfinite(numbers)).sum()):
+        raise ValueError(
+            f"{path}: {bad} of {len(column)} relevances are no finite numbers; leave the column out"
+        )
+    return numbers
