@@ -237,6 +237,8 @@ def put(folder, name, data):
 @example(data=b'image,mos,"a\n' + b"x\n" * 10**5 + b'"\n', low=1)
 @example(data=b"image,mos\na.png," + b"9" * 5000 + b"\n", low=None)
 @example(data=b"image,mos,image\na,1,b\n", low=None)
+@example(data=b"image,mos," + b"{" * 5000 + b"\na,1,b\n", low=None)
+@example(data=b"image,mos\n" + b"x" * 140_000 + b",good\n", low=None)
 @example(data=b"image,mos,quality\na,1,good\n", low=None)
 def test_picture_tables(there, data, low):
     path = put(there, "t.csv", data)
@@ -270,6 +272,7 @@ def test_own_tables(there, data):
 @example(data=b"r,i,mos\nr.png,x.bmp,3\n", name="tid2013")
 @example(data=b"name,mos,std\na.png,3,wide\n", name="livec")
 @example(data=b"name,mos\n,3\n", name="tid2013")
+@example(data=b"r,i,mos\n,x.bmp,3\n", name="livec")
 def test_lists_of_pyiqa(there, data, name):
     read_or_refuse(lambda p: read_meta_csv(name, there / "p", p), put(there, "meta.csv", data), told=there)
 
@@ -352,7 +355,7 @@ def test_caption_files(there, data):
     read_or_refuse(lambda p: write_captions(REQUESTS, Toy(), p, progress=False), path)
 
 
-@fuzz(30)
+@fuzz(30, 400)
 @given(
     field=st.sampled_from(["key", "image", "task", "number", "level", "prompt", "caption", "captioner"]),
     value=anything,
@@ -368,7 +371,7 @@ def test_caption_files_with_other_fields(there, field, value):
     read_or_refuse(lambda p: write_captions(REQUESTS, Toy(), p, progress=False), path)
 
 
-@fuzz(30)
+@fuzz(30, 400)
 @given(answer=anything)
 @example(answer="x" * (2**20 + 1))
 @example(answer="half \ud83d")
@@ -562,7 +565,7 @@ def score(model):
         "foreign.safetensors",
     ],
 )
-@fuzz()
+@fuzz(12, 400)
 @given(data=st.data())
 def test_spoiled_checkpoints(there, files, name, data):
     whole, read = files[name]
@@ -583,7 +586,7 @@ def write_raw(path, tensors, header):
 
 
 @pytest.mark.parametrize("name", ["grmp.safetensors", "uniqa.safetensors"])
-@fuzz(40)
+@fuzz(40, 400)
 @given(data=st.data())
 def test_metadata_that_lie(there, files, name, data):
     whole, read = files[name]
@@ -604,7 +607,7 @@ def test_metadata_that_lie(there, files, name, data):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["grmp.safetensors", "uniqa.safetensors", "released.pt", "adapter.pt"])
-@fuzz(25)
+@fuzz(25, 400)
 @given(data=st.data())
 def test_tensors_that_do_not_fit(there, files, name, data):
     whole, read = files[name]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .folders import DataFolder, finish_table
 from .split_files import PYIQA_PARTS
-from .tables import LONGEST_HEAD, TableFacts, read_csv, read_table
+from .tables import LONGEST_HEAD, TableFacts, check_names, read_csv, read_table
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #a0200dff
 def read_own(
@@ -103,7 +103,7 @@ def _meta_rows(path, pattern):
     )  # reference before picture
     if frame.shape[1] < first + 2 or frame.empty:
         raise ValueError(
-            f"{path} should hold reference, picture, score or picture, score, it has {list(frame.columns)}"
+            f"{path} should hold reference, picture, score or picture, score, it has {[str(name)[:80] for name in frame.columns[:20]]}"
         )
     table = pd.DataFrame(
         {"image": frame.iloc[:, first], "mos": pd.to_numeric(frame.iloc[:, first + 1], errors="coerce")}
@@ -114,8 +114,12 @@ def _meta_rows(path, pattern):
         table["std"] = pd.to_numeric(frame["std"], errors="coerce")
     if "official_split" in frame:
         table["split"] = frame["official_split"].map(PYIQA_PARTS)
-    if nameless := int(table["image"].isna().sum()):
-        raise ValueError(f"{path}: {nameless} of {len(table)} rows name no picture; drop them")
+    names = [name for name in ("image", "reference") if name in table]
+    if nameless := int(table[names].isna().any(axis=1).sum()):
+        raise ValueError(
+            f"{path}: {nameless} of {len(table)} rows name no picture or no reference; drop them"
+        )
+    check_names([*table["image"], *table.get("reference", [])], str(path))
     if pattern:
         table = table.join(table["image"].str.extract(pattern))
     if "level" in table and table["level"].isna().any():

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ..core.paths import atomic_path
 from ..core.untrusted import read_text
-from .tables import LARGEST_TABLE, read_csv, relative_names
+from .tables import LARGEST_TABLE, check_names, read_csv, relative_names
 
 # %% ../../nbs/1_data/19_split_files.ipynb #145b571b
 PARTS = ("train", "validation", "test")
@@ -78,6 +78,7 @@ def _digest(lines):
 
 
 def _divide(table, keys, places, path):  # keys: what `places` calls the table's pictures
+    check_names(places, str(path))
     if lost := sorted(set(places) - set(keys)):
         raise ValueError(
             f"{path} names {len(lost)} of {len(places)} pictures that the table lacks, first {lost[:3]}; is it of this data set, read whole?"
@@ -150,7 +151,7 @@ def read_pyiqa_split(
     frame = read_csv(path, str, "list of pyiqa", f"dist_name,{column}")
     if column not in frame:
         raise ValueError(
-            f"{path} has no column {column!r}; it has {[name for name in frame if 'split' in name]}"
+            f"{path} has no column {column!r}; it has {[name[:80] for name in frame if 'split' in name]}"
         )
     names = next(name for name in ("dist_name", "name", frame.columns[0]) if name in frame)
     if frame[names].isna().any():
@@ -159,7 +160,9 @@ def read_pyiqa_split(
         )
     places = dict(zip(frame[names], frame[column].map(PYIQA_PARTS), strict=True))
     if unknown := sorted({str(value) for value in frame[column]} - set(PYIQA_PARTS)):
-        raise ValueError(f"{path}, {column}: parts should be train, val, test or 0, 1, 2, got {unknown[:3]}")
+        raise ValueError(
+            f"{path}, {column}: parts should be train, val, test or 0, 1, 2, got {[word[:80] for word in unknown[:3]]}"
+        )
     return _divide(table, _known_as(table, places), places, path)
 
 

@@ -29,13 +29,17 @@ def read_scores(
         path, {"image": str}, "list of scores", "image,score", keep_default_na=False, na_values=[""]
     )
     if missing := [column for column in ("image", "score") if column not in table]:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {list(table)}")
+        raise ValueError(
+            f"{path} lacks the columns {missing}; it has {[str(name)[:80] for name in table.columns[:20]]}"
+        )
     if table.empty or table["image"].isna().any():
         raise ValueError(
             f"{path}: {table['image'].isna().sum()} of {len(table)} rows name no picture; give at least one"
         )
     if not pd.api.types.is_numeric_dtype(table["score"]) or pd.api.types.is_bool_dtype(table["score"]):
-        raise ValueError(f"{path}: scores must be numbers, got {table['score'].iloc[0]!r} in the first row")
+        raise ValueError(
+            f"{path}: scores must be numbers, got {repr(table['score'].iloc[0])[:80]} in the first row"
+        )
     scores = table.set_index("image")["score"].astype(float).rename(Path(path).stem)
     return scores if higher_is_better else -scores
 
