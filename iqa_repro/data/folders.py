@@ -210,4 +210,9 @@ def finish_table(
     whole = lambda names: [
         f"{folder.root}{os.sep}{name}" for name in names
     ]  # clean names: 250,000 Paths would cost seconds
-    return read_table(table.assign(**{name: whole(table[name].tolist()) for name in columns}), facts=facts)
+    try:
+        return read_table(
+            table.assign(**{name: whole(table[name].tolist()) for name in columns}), facts=facts
+        )
+    except ValueError as error:
+        raise ValueError(f"{files[0]}: {error}") from error

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..clip.backbone import Backbone, image_tokens
 from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
-from ..data.crops import test_crops
+from ..core.untrusted import check_fields
+from ..data.crops import MOST_CROPS, test_crops
 from ..data.images import DecodedPicture, as_unit
 from ..data.pictures import PictureFiles
 from .prompts import TextPrompt, VisualPrompt, quality_words
@@ -228,18 +229,34 @@ def load_model(
             f"{path} holds {made[0]!r} for backbone {made[1]!r} with weights {made[2]!r}, but a GRMP-IQA model for {clip.name!r} "
             f"with weights {clip.pretrained!r} is wanted; load the backbone that the file names"
         )
-    recipe = Recipe(**facts["recipe"])
-    shape = facts["visual"]
-    parts = {part: f"visual.{part}.weight" in tensors for part in ("project", "norm")}
-    visual = shape and VisualPrompt(
-        clip, layers=shape[0], tokens=shape[1], dropout=recipe.prompt_dropout, **parts
-    )
-    text = TextPrompt(clip, facts["n_context"], tuple(facts["words"]))
+    _check_sizes(tensors, facts, clip, f"the metadata of {path}")
+    shape, parts = facts["visual"], {part: f"visual.{part}.weight" in tensors for part in ("project", "norm")}
+    try:
+        recipe = Recipe(**facts["recipe"])
+        visual = shape and VisualPrompt(clip, shape[1], shape[0], dropout=recipe.prompt_dropout, **parts)
+        text = TextPrompt(clip, facts["n_context"], tuple(facts["words"]))
+    except (TypeError, ValueError) as error:  # TypeError: a setting that recipes do not have
+        raise ValueError(f"{path} cannot be built: {error}; was it made by another version?") from error
     model = GRMPIQA(clip, text, visual or None, recipe, facts["crops"])
     if not facts["backbone"]:
         tensors |= {f"model.{k}": v for k, v in model.model.state_dict().items()}
     load_into(model, tensors, what=f"the GRMP-IQA model of {path}")
     return model.eval()
+
+
+def _check_sizes(tensors, facts, clip, what):
+    most = clip.model.positional_embedding.shape[0]
+    kinds = {"recipe": dict, "words": [str], "backbone": bool, "crops": range(1, MOST_CROPS + 1)}
+    check_fields(facts, kinds | {"n_context": range(most), "visual": (list, type(None))}, what)
+    check_fields(facts["recipe"], {"name": str}, what)
+    shape = lambda name: list(tensors[name].shape[:-1]) if name in tensors else None
+    told = {"text.context": [facts["n_context"]], "visual.prompts": facts["visual"]}
+    if wrong := [
+        f"{name} {value}, it has {shape(name)}" for name, value in told.items() if shape(name) != value
+    ]:
+        raise ValueError(f"{what} and its tensors disagree: {'; '.join(wrong)}; make it again")
+    if len(facts["words"]) != 2:
+        raise ValueError(f"{what}: two endings of sentences are needed, high first, got {facts['words'][:5]}")
 
 # %% ../../nbs/3_grmp/03_model.ipynb #5d5dc21c
 def __getattr__(name):

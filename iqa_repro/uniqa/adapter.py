@@ -20,7 +20,8 @@ from ..clip.backbone import Backbone, encode_images, encode_prompts, tokenize
 from ..clip.features import backbone_digest
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.names import did_you_mean
-from ..data.crops import test_crops
+from ..core.untrusted import check_fields
+from ..data.crops import MOST_CROPS, test_crops
 from ..data.images import DecodedPicture
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #1c07a15e
@@ -385,20 +386,42 @@ def load_uniqa(
         raise ValueError(
             f"{path} holds {facts.get('method')!r} for backbone {facts.get('clip')!r}, wanted is 'UniQA' for {clip.name!r}"
         )
-    recipe = AdapterRecipe(**facts["recipe"])
+    recipe = _check_facts(tensors, facts, clip, path)
     groups = [facts["prompts"][i : i + 5] for i in range(0, len(facts["prompts"]), 5)]
     if recipe.positions == "single" and len(groups) > 1:
         clip = without_positions(clip)
     if not facts["backbone"] and facts["sha256"] != (found := backbone_digest(clip)):
         raise ValueError(
-            f"{path} was made with weights {facts['sha256'][:12]} ({facts['pretrained']!r}) of {clip.name!r}, "
+            f"{path} was made with weights {str(facts['sha256'])[:12]} ({facts['pretrained']!r}) of {clip.name!r}, "
             f"got {found[:12]} ({clip.pretrained!r}); load the backbone that the file names"
         )
     if facts["backbone"]:
         clip = replace(clip, model=deepcopy(clip.model), pretrained=facts["pretrained"])
     else:
         tensors |= {f"model.{name}": value for name, value in clip.model.state_dict().items()}
-    adapter = MultiCueAdapter(facts["width"], facts["hidden"], recipe, facts["cue"])
-    return load_into(
-        UniQA(clip, groups, adapter, facts["crops"], facts["cue"]), tensors, what=f"the UniQA model of {path}"
-    ).eval()
+    try:
+        adapter = MultiCueAdapter(facts["width"], facts["hidden"], recipe, facts["cue"])
+        model = UniQA(clip, groups, adapter, facts["crops"], facts["cue"])
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be built: {error}; was it made by another version?") from error
+    return load_into(model, tensors, what=f"the UniQA model of {path}").eval()
+
+
+def _check_facts(tensors, facts, clip, path):
+    what, width = f"the metadata of {path}", clip.model.text_projection.shape[1]
+    first = tensors.get("adapter.fc.0.weight")
+    hidden = 0 if first is None else first.shape[0] if first.dim() == 2 else -1
+    kinds = {"recipe": dict, "prompts": [str], "cue": str, "backbone": bool, "pretrained": str}
+    sizes = {
+        "crops": range(1, MOST_CROPS + 1),
+        "width": range(width, width + 1),
+        "hidden": range(hidden, hidden + 1),
+    }
+    check_fields(facts, kinds | sizes | {"sha256": (str, type(None))}, what)
+    check_fields(facts["recipe"], {"name": str}, what)
+    try:
+        return AdapterRecipe(**facts["recipe"])
+    except (TypeError, ValueError) as error:  # TypeError: a setting that recipes do not have
+        raise ValueError(
+            f"{what}: its recipe cannot be read ({error}); was it made by another version?"
+        ) from error

@@ -30,16 +30,16 @@ def ranks(
     groups: ArrayLike | None = None,  # (n,) the picture of each score, in any order; None: all of one
 ) -> np.ndarray:  # (n,) int, 1 = best of its group; of equal scores the earlier is better
     "Positions after sorting in descending order, stable (UniQA Eq. 3; ties: our choice)"
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
+    try:
+        values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
+        groups = np.zeros(values.size, dtype=int) if groups is None else np.asarray(groups)
+        codes = pd.factorize(groups, use_na_sentinel=False)[0]
+    except (ValueError, TypeError, OverflowError) as error:  # text, lists, whole numbers beyond any float
+        raise ValueError(f"ranks need numbers, and names for groups: {str(error)[:200]}") from error
     if values.ndim != 1 or not values.size:
         raise ValueError(f"ranks need a non-empty list of scores, got shape {values.shape}")
     if (bad := np.flatnonzero(np.isnan(values))).size:
         raise ValueError(f"ranks need numbers, got NaN at positions {bad[:5].tolist()} of {values.size}")
-    codes = (
-        np.zeros(values.size, dtype=int)
-        if groups is None
-        else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
-    )
     if codes.shape != values.shape:
         raise ValueError(f"one group a score is needed, got {values.size} scores and {codes.size} groups")
     order = np.lexsort((-values, codes))  # stable: equal scores of a group stay in their order
