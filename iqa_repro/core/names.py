@@ -44,7 +44,7 @@ def need(
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing, top = (error.name or module).partition(".")[0], module.partition(".")[0]
-        via = "" if missing == top else f" for {top}"
+        via = "" if missing == top or top == "iqa_repro" else f" for {top}"
         raise MissingPackage(
             f"this needs {missing}{via}, which is not installed: pip install 'iqa_repro[{extra}]'"
         ) from error

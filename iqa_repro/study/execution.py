@@ -13,7 +13,7 @@ from pathlib import Path
 from traitlets.config import Config
 
 from ..core.names import did_you_mean, natural_key
-from ..core.paths import figures_root, project_root
+from ..core.paths import experiments_root, figures_root, project_root
 from ..core.profiles import load_profile
 
 # %% ../../nbs/4_study/24_execution.ipynb #3d9d8aec
@@ -72,7 +72,7 @@ def _import_papermill():
 # %% ../../nbs/4_study/24_execution.ipynb #1a1ac5c3
 def list_experiments() -> list[str]:  # 'paper/artefact', table2 before table10
     "Every experiment notebook of the clone, in a fixed order (our choice)"
-    root = project_root() / "nbs" / "experiments"
+    root = experiments_root()
     names = [path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.ipynb")]
     return sorted(names, key=natural_key)
 
@@ -91,7 +91,7 @@ def run_experiment(
         raise ValueError(
             f"there is no experiment {name!r}{did_you_mean(name, list_experiments())} Known: {list_experiments()}."
         )
-    source = project_root() / "nbs" / "experiments" / f"{name}.ipynb"
+    source = experiments_root() / f"{name}.ipynb"
     folder = figures_root(load_profile(profile).name, smoke) / name
     before = os.environ.get("IQA_REPRO_FRESH", "")
     os.environ["IQA_REPRO_FRESH"] = "1" if fresh else before  # the kernel inherits it

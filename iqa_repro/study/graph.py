@@ -20,7 +20,7 @@ from pathlib import Path
 
 import iqa_repro
 from ..clip.backbone import weights_file
-from ..core.paths import atomic_path, figures_root, project_root, sha256_of
+from ..core.paths import atomic_path, experiments_root, figures_root, project_root, sha256_of
 from ..core.profiles import load_profile
 from .jobs import JobFiles, as_written, read_state
 from .needs import NEEDS, Needs, notebook_of
@@ -214,7 +214,7 @@ def plan_jobs(
         parts = run | made_by[STAGE_CODE[one.kind]] | outside | {"spec": _digest(one.spec)}
         jobs[_name(one)] = _job(_name(one), one.kind, one.title, parts, before, loaded, state, spec=one.spec)
     for name in names:
-        code = notebook_code(project_root() / "nbs" / "experiments" / f"{name}.ipynb")
+        code = notebook_code(experiments_root() / f"{name}.ipynb")
         parts = run | {"notebook": _digest(code)} | code_parts(code) | input_parts(NEEDS[name], str(profile))
         before = list(
             dict.fromkeys(
