@@ -14,7 +14,10 @@ import typer
 from typer.core import TyperGroup
 
 import iqa_repro
+from .adapt_commands import adapt_labels, compare_scores, show_card
+from .caption_commands import caption_pictures, purify_captions
 from .data_commands import ROOT, data_app
+from .explain_command import explain_picture
 from .score_command import score_pictures
 
 # %% ../../nbs/5_app/14_command_line.ipynb #80343834
@@ -139,6 +142,12 @@ def _verify(names, profile, jobs, tolerance, asked, others):
 STATUSES = "Exit status: 0 all done; 1 done, but not for all, and what failed is said; 2 wrong words, files or settings; 130 stopped."
 COMMANDS = {  # word -> its function, and an example
     "score": (score_pictures, "iqa-repro score holiday/ -o holiday.csv"),
+    "explain": (explain_picture, "iqa-repro explain holiday/beach.jpg -o why.png"),
+    "adapt": (adapt_labels, "iqa-repro adapt labels.csv --low 1 --high 5 --shots 50 -o mine"),
+    "card": (show_card, "iqa-repro card mine/checkpoint.safetensors"),
+    "compare": (compare_scores, "iqa-repro compare first.csv second.csv -o pairs.csv"),
+    "caption": (caption_pictures, "iqa-repro caption labels.csv --low 1 --high 5 -o captions.jsonl"),
+    "purify": (purify_captions, "iqa-repro purify captions.jsonl -k 4 -o purified.csv"),
     "doctor": (show_needs, "iqa-repro doctor grmp_iqa/table1 --profile full"),
     "reproduce": (reproduce_artefacts, "iqa-repro reproduce uniqa/fig14 --dry-run"),
 }
