@@ -59,7 +59,7 @@ def read_split(
         raise ValueError(
             f"{path} was changed: its lines have the hash {_digest(lines)}, its head says {told[2]}"
         )
-    places = dict(reversed(line.split("\t")) for line in lines)
+    places = {name: part for part, name in (line.split("\t") for line in lines)}
     return _divide(table, relative_names(table), places, path)
 
 

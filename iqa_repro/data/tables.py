@@ -32,7 +32,7 @@ class TableFacts:
     sha256: str = ""  # of the label file
     root: str = ""  # folder that relative picture names start from
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             return
         if self.low is None or self.high is None or not -math.inf < self.low < self.high < math.inf:
@@ -131,15 +131,15 @@ def read_table(
         facts = facts or TableFacts(**path_or_frame.attrs.get("facts", {}))
         table, where = path_or_frame.reset_index(drop=True), facts.name or "the table"
     else:
-        where, facts = Path(path_or_frame), facts or TableFacts()
-        table = _read_csv(where)
-        root = where.parent if root is None else root
-        facts = replace(facts, name=facts.name or where.stem, sha256=sha256_of(where))
-    table = check_rows(table, str(where))
+        path, facts = Path(path_or_frame), facts or TableFacts()
+        table, where = _read_csv(path), str(path)
+        root = path.parent if root is None else root
+        facts = replace(facts, name=facts.name or path.stem, sha256=sha256_of(path))
+    table = check_rows(table, where)
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
         facts = replace(facts, root=str(root))
-    if facts.low is not None:
+    if facts.low is not None and facts.high is not None:
         table["quality"] = to_unit(table["mos"], facts.low, facts.high, facts.higher_is_better)
     elif "quality" in table:
         to_unit(table["quality"], 0, 1)
