@@ -11,6 +11,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,13 @@ from ..data.crops import test_crops
 from ..data.photographs import PHOTOGRAPHS, SCENES, cut_scene
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #1a688497
-TINY = dict(  # open_clip configuration; sizes are our choice, so that all experiments run in minutes on two cores
-    embed_dim=128,
-    vision_cfg=dict(image_size=48, patch_size=8, width=128, layers=4, head_width=32),
-    text_cfg=dict(context_length=24, vocab_size=4610, width=128, heads=4, layers=3),
-    quick_gelu=True,
+TINY: dict[str, Any] = (
+    dict(  # open_clip configuration; sizes are our choice, so that all experiments run in minutes on two cores
+        embed_dim=128,
+        vision_cfg=dict(image_size=48, patch_size=8, width=128, layers=4, head_width=32),
+        text_cfg=dict(context_length=24, vocab_size=4610, width=128, heads=4, layers=3),
+        quick_gelu=True,
+    )
 )
 PICTURE = 72  # side of a training picture in pixels; crops of 48 are taken from it. Our choice
 TINY_WEIGHTS = Path(iqa_repro.__file__).parent / "weights" / "tiny_clip.safetensors"
@@ -212,7 +215,7 @@ def scene_accuracy(
 def save_tiny(
     clip: Backbone,  # trained tiny CLIP
     path: str | Path = TINY_WEIGHTS,  # where to write
-    **facts,  # how it was made: steps, seed, …
+    **facts: Any,  # how it was made: steps, seed, …
 ) -> None:
     "Write the weights in half precision with their story (our choice)"
     tensors = {name: tensor.detach().half() for name, tensor in clip.model.state_dict().items()}

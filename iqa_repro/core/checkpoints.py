@@ -12,6 +12,7 @@ import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,7 +31,7 @@ def save_checkpoint(
     path: str | Path,  # file to write, usually *.safetensors; its folders are made
     tensors: dict[str, Tensor],  # name → tensor, any shape, dtype and device
     metadata: dict,  # JSON values only: text, numbers, lists, dicts, None
-):
+) -> None:
     "Write tensors and metadata as one whole safetensors file or none (our choice)"
     if not tensors:
         raise ValueError(f"there are no tensors to save in {path}; was the module's state_dict empty?")
@@ -150,11 +151,14 @@ def _check_tensors(tensors, path):
     return tensors
 
 # %% ../../nbs/0_core/04_checkpoints.ipynb #dbd78500
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
 def load_into(
-    module: nn.Module,  # takes the values; keeps its own dtype and device
+    module: _Module,  # takes the values; keeps its own dtype and device
     tensors: dict[str, Tensor],  # exactly the names of module.state_dict()
     what: str = "the checkpoint",  # what is being loaded, for the message
-) -> nn.Module:  # the same module
+) -> _Module:  # the same module
     "Copy tensors into a module if every name and shape fits and all is finite, else change nothing (our choice: no strict=False)"
     own = module.state_dict()
     both = sorted(own.keys() & tensors.keys())

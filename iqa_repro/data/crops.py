@@ -75,12 +75,13 @@ def test_crops(
             return scale_bytes(np.stack([images.cut(top, left, size) for top, left in corners]))
         images, bytes_too = images.pixels(), True
     images = fit_crop(images, size, small, bytes_too)
-    corners = crop_corners(*images.shape[-2:], size, n)
+    height, width = images.shape[-2:]
+    corners = crop_corners(height, width, size, n)
     crops = [images[..., top : top + size, left : left + size] for top, left in corners]
     return as_unit(torch.stack(crops, dim=-4))
 
 
-test_crops.__test__ = False  # the name is no test of pytest's
+test_crops.__test__ = False  # type: ignore[attr-defined]  # the name is no test of pytest's
 
 # %% ../../nbs/1_data/02_crops.ipynb #e3af282e
 def train_crops(
@@ -132,19 +133,23 @@ def crop_at(
     out: Tensor | None = None,  # (3, size, size) float32 that takes the crop; None: a new one
 ) -> Tensor:  # (3, size, size) float in [0, 1]
     "One crop of a picture of any size, enlarged where it is too small (our choice)"
-    decoded = isinstance(image, DecodedPicture)
-    if not decoded or min(image.shape[-2:]) < size:
-        decoded, image = False, fit_crop(image.pixels() if decoded else image, size, bytes_too=True)
+    if isinstance(image, DecodedPicture) and min(image.shape[-2:]) < size:
+        image = image.pixels()
+    if not isinstance(image, DecodedPicture):
+        image = fit_crop(image, size, bytes_too=True)
     top, left = (
         int(share * (side - size + 1)) for share, side in zip(shares, image.shape[-2:], strict=False)
     )
-    crop = image.cut(top, left, size) if decoded else image[:, top : top + size, left : left + size]
     mirrored = flip and shares[2] >= 0.5
-    if decoded or crop.dtype == torch.uint8:
-        levels = crop if decoded else crop.numpy()
-        return scale_bytes(levels[..., ::-1] if mirrored else levels, out)
-    crop = crop.flip(-1) if mirrored else crop
-    return crop if out is None else out.copy_(crop)
+    if isinstance(image, DecodedPicture):
+        levels = image.cut(top, left, size)
+    else:
+        crop = image[:, top : top + size, left : left + size]
+        if crop.dtype != torch.uint8:
+            crop = crop.flip(-1) if mirrored else crop
+            return crop if out is None else out.copy_(crop)
+        levels = crop.numpy()
+    return scale_bytes(levels[..., ::-1] if mirrored else levels, out)
 
 # %% ../../nbs/1_data/02_crops.ipynb #40e40f1d
 def train_crop(

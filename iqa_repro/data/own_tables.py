@@ -23,10 +23,10 @@ def read_own(
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, named after the CSV
     "A folder of pictures with a table of scores (our choice)"
-    path = _own_csv(Path(path).expanduser())
-    table = read_table(path, root="").drop(columns="quality", errors="ignore")
-    facts = TableFacts(path.stem, low, high, higher_is_better, source="own table")
-    return finish_table(table, DataFolder(path.parent), path, facts, len(table), strict=strict)
+    file = _own_csv(Path(path).expanduser())
+    table = read_table(file, root="").drop(columns="quality", errors="ignore")
+    facts = TableFacts(file.stem, low, high, higher_is_better, source="own table")
+    return finish_table(table, DataFolder(file.parent), file, facts, len(table), strict=strict)
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #4930d0ba
 def _own_csv(path):

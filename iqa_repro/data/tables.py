@@ -37,7 +37,7 @@ class TableFacts:
     sha256: str = ""  # of the label file
     root: str = ""  # folder that relative picture names start from
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             return
         if self.low is None or self.high is None or not -math.inf < self.low < self.high < math.inf:

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,10 +47,16 @@ def squeeze_pictures(
     stage: str,  # "meta" or "tune"; scoring is as in tuning
 ) -> Tensor | PictureFiles:  # as they are, or r × r with r a little above `size`; of the same kind
     "Pictures at the scale at which the recipe crops them (peers.md B9, D12)"
+    if isinstance(images, Tensor):
+        return _squeeze(images, size, recipe, stage)
     if getattr(recipe, f"{stage}_resize") == "none":
         return images
-    if not isinstance(images, Tensor):
-        return images.then(lambda image: squeeze_pictures(image[None], size, recipe, stage)[0])
+    return images.then(lambda image: _squeeze(image[None], size, recipe, stage)[0])
+
+
+def _squeeze(images: Tensor, size: int, recipe: Recipe, stage: str) -> Tensor:
+    if getattr(recipe, f"{stage}_resize") == "none":
+        return images
     images, (factor, mode, smooth) = as_unit(images), _SQUARES[stage]
     side = round(factor * size)
     return F.interpolate(images, (side, side), mode=mode, antialias=smooth, align_corners=False).clamp(0, 1)
@@ -70,7 +77,10 @@ class GRMPIQA(nn.Module):
         self.model = copy.deepcopy(clip.model)  # registered, so that state_dict() and .to() reach it
         self.clip = replace(with_pixels(clip, recipe), model=self.model)
         self.text, self.visual, self.recipe, self.crops = text, visual, recipe, crops
-        self._kept = (None, None)  # text features and the weights that they were computed from
+        self._kept: tuple[Any, Any] = (
+            None,
+            None,
+        )  # text features and the weights that they were computed from
         self.to(clip.model.logit_scale.device)  # prompts are drawn on the CPU, the same on every device
 
     def visual_prompts(self) -> list[Tensor] | None:
@@ -107,7 +117,7 @@ class GRMPIQA(nn.Module):
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
-        return test_crops(squeeze_pictures(images, size, self.recipe, "tune"), size, self.crops)
+        return test_crops(_squeeze(images, size, self.recipe, "tune"), size, self.crops)
 
     def crop_logits(self, crops: Tensor) -> Tensor:  # (b, 2), high first
         "Mean logits of pictures whose crops (b, n, 3, s, s) were taken (GRMP-IQA Eq. 2)"
@@ -142,13 +152,9 @@ def build_model(
 ) -> GRMPIQA:  # untrained, evaluation mode
     "A GRMP-IQA model as a recipe describes it (GRMP-IQA §3.2; peers.md §1c)"
     text = TextPrompt(clip, n_context, quality_words(recipe.full_stop), draw("text"))
-    parts = dict(project=recipe.prompt_proj, dropout=recipe.prompt_dropout, norm=recipe.prompt_norm)
     tokens = visual_tokens and (visual_tokens if recipe.visual_tokens is None else recipe.visual_tokens)
-    visual = (
-        VisualPrompt(clip, tokens, recipe.visual_layers, **parts, generator=draw("visual"))
-        if tokens
-        else None
-    )
+    parts = recipe.prompt_proj, recipe.prompt_dropout, recipe.prompt_norm
+    visual = VisualPrompt(clip, tokens, recipe.visual_layers, *parts, draw("visual")) if tokens else None
     return GRMPIQA(clip, text, visual, recipe, crops).eval()
 
 # %% ../../nbs/3_grmp/03_model.ipynb #d3b678e7
@@ -196,7 +202,7 @@ def save_model(
     model: GRMPIQA,  # model
     path: str | Path,  # file to write
     backbone: bool = False,  # also keep the backbone's weights (after fine-tuning)
-    **facts,  # data set, seeds, validation numbers, …
+    **facts: Any,  # data set, seeds, validation numbers, …
 ) -> None:
     "Write prompts (and backbone) with what is needed to rebuild them (our choice)"
     tensors = {f"text.{k}": v for k, v in model.text.state_dict().items()}
@@ -230,10 +236,11 @@ def load_model(
             f"with weights {clip.pretrained!r} is wanted; load the backbone that the file names"
         )
     _check_sizes(tensors, facts, clip, f"the metadata of {path}")
-    shape, parts = facts["visual"], {part: f"visual.{part}.weight" in tensors for part in ("project", "norm")}
+    shape = facts["visual"]
+    project, norm = (f"visual.{part}.weight" in tensors for part in ("project", "norm"))
     try:
         recipe = Recipe(**facts["recipe"])
-        visual = shape and VisualPrompt(clip, shape[1], shape[0], dropout=recipe.prompt_dropout, **parts)
+        visual = shape and VisualPrompt(clip, shape[1], shape[0], project, recipe.prompt_dropout, norm)
         text = TextPrompt(clip, facts["n_context"], tuple(facts["words"]))
     except (TypeError, ValueError) as error:  # TypeError: a setting that recipes do not have
         raise ValueError(f"{path} cannot be built: {error}; was it made by another version?") from error

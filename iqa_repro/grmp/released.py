@@ -59,7 +59,7 @@ def to_released(
         else [p for p in ("project", "norm") if getattr(model.visual, p) is not None]
     )
     made = (parts, model.text.words, model.recipe.pixels)
-    if made != (["project", "norm"], quality_words(True), "imagenet"):
+    if model.visual is None or made != (["project", "norm"], quality_words(True), "imagenet"):
         raise ValueError(
             f"the released layout is that of visual prompts with ['project', 'norm'], {quality_words(True)} and 'imagenet' pixels, "
             f"got {made[0]}, {made[1]} and {made[2]!r}; build the model with the recipe 'released'"

@@ -9,6 +9,7 @@ __all__ = ['run_notebook', 'list_experiments', 'run_experiment']
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from traitlets.config import Config
 
@@ -84,7 +85,7 @@ def run_experiment(
     *,
     fresh: bool = False,  # forget the rows of an earlier run instead of resuming it
     progress: bool | dict = True,  # as for `run_notebook`
-    **params,  # further parameters that the notebook declares
+    **params: Any,  # further parameters that the notebook declares
 ) -> Path:  # the folder that the run wrote
     "Execute one experiment notebook into its folder under paper_figures (our choice)"
     if name not in list_experiments():

@@ -17,6 +17,7 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib.util import resolve_name
 from pathlib import Path
+from typing import Any
 
 import iqa_repro
 from ..clip.backbone import weights_file
@@ -111,7 +112,7 @@ def input_parts(
 ) -> dict[str, str]:  # such as {"data livec": "3f2a81bc09de"}; "missing" where it is not there
     "Digests of what is read from outside the package (our choice)"
     loaded = load_profile(profile)
-    parts = {}
+    parts: dict[str, str] = {}
     if loaded.data.source != "embedded":
         parts |= {
             f"data {dataset}": _table_digest(dataset, str(profile)) for dataset in needs.tables(profile)
@@ -318,7 +319,13 @@ def write_graph(
 ) -> Path:  # graph.json in `.batch` of the results
     "Write down a graph for the engine and its jobs (our choice)"
     state = figures_root(load_profile(profile).name, smoke) / ".batch"
-    content = {"profile": str(profile), "smoke": smoke, "state": str(state), "share": share, "jobs": []}
+    content: dict[str, Any] = {
+        "profile": str(profile),
+        "smoke": smoke,
+        "state": str(state),
+        "share": share,
+        "jobs": [],
+    }
     below = lambda path: path.relative_to(state).as_posix()  # the engine works in that folder
     stamps = {job.name: below(JobFiles(state, job.name).stamp(job.digest)) for job in jobs}
     for job in jobs:

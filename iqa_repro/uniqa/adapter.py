@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class AdapterRecipe:
     positions: str = "always"  # positional embedding: "always", or "single": with one group only (released)
     select: str = "validation"  # epoch chosen by "validation" (our choice), "last" or "test" (released)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = {
             "start": ("zero", "random"),
             "positions": ("always", "single"),
@@ -126,7 +127,7 @@ ADAPTER_RECIPES = {
 
 def adapter_recipe(
     name: str,  # "paper", "released", or one with changes as its name spells them: "paper+bias=False"
-    **changes,  # single settings to turn; the name then says which
+    **changes: Any,  # single settings to turn; the name then says which
 ) -> AdapterRecipe:
     "A recipe by name, with single settings changed if asked (peers.md Q1–Q12)"
     base, *spelled = str(name).split("+")
@@ -227,7 +228,7 @@ class MultiCueAdapter(nn.Module):
         return self.score(self.values(), image_features, text_features, logit_scale)
 
     @classmethod
-    def from_released(cls, state_dict: dict[str, Tensor]) -> "MultiCueAdapter":  # recipe "released"
+    def from_released(cls, state_dict: dict[str, Any]) -> "MultiCueAdapter":  # recipe "released"
         'The authors\' adapter file, plain or under "params"; sizes are read off the tensors (peers.md §5)'
         state = state_dict["params"] if isinstance(state_dict.get("params"), dict) else state_dict
         names = {
@@ -254,6 +255,8 @@ class MultiCueAdapter(nn.Module):
 class UniQA(nn.Module):
     "A CLIP asked with groups of five levels, with or without an adapter (UniQA §4)"
 
+    tokens: Tensor
+
     def __init__(
         self,
         clip: Backbone,  # shared
@@ -277,7 +280,10 @@ class UniQA(nn.Module):
         self.model = clip.model  # registered, so that .to() and state_dict() reach it
         self.clip, self.adapter, self.crops = clip, adapter.to(clip.model.logit_scale.device), crops
         self.register_buffer("tokens", tokenize(clip, self.prompts), persistent=False)
-        self._kept = (None, None)  # text features and the weights that they were computed from
+        self._kept: tuple[Any, Any] = (
+            None,
+            None,
+        )  # text features and the weights that they were computed from
 
     def text_features(self) -> Tensor:  # (k·m, d) unit length
         "Features of the sentences, computed once for the same weights (our choice; released code: at each call)"
@@ -354,7 +360,7 @@ def save_uniqa(
     model: UniQA,  # model
     path: str | Path,  # file to write
     backbone: bool = False,  # also keep the backbone's weights (after `fit_unfrozen`)
-    **facts,  # data set, seeds, validation numbers, …; JSON values
+    **facts: Any,  # data set, seeds, validation numbers, …; JSON values
 ) -> None:
     "Write adapter (and backbone) with what is needed to rebuild them (our choice; contract 4)"
     tensors = {

@@ -13,11 +13,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,7 @@ class CaptionSummary:
 
 # %% ../../nbs/3_uniqa/03_caption_files.ipynb #f6599c81
 def fault_of(
-    answer,  # what a captioner gave for a request
+    answer: Any,  # what a captioner gave for a request
 ) -> str | None:  # what is wrong with it, None for a good caption
     "Why an answer is no caption (our choice)"
     if isinstance(answer, Exception):
@@ -183,7 +184,7 @@ def open_requests(
 # %% ../../nbs/3_uniqa/03_caption_files.ipynb #97a11a45
 def write_captions(
     requests: list[CaptionRequest],  # all captions of the job, those of former runs included
-    captioner: Callable,  # has a `name`; takes requests, yields (request, text or exception)
+    captioner: Any,  # callable with a `name`; takes requests, yields (request, text or exception)
     path: str | Path,  # caption file, one JSON object a line; made with its folder, or gone on with
     progress: bool = True,  # show a bar with the number of failures
 ) -> CaptionSummary:

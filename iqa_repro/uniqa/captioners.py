@@ -14,10 +14,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -48,7 +49,8 @@ def patiently(
     patience: int,  # failures of the back end in a row after which it is given up, ≥ 1
 ) -> Iterator[tuple[CaptionRequest, str | Exception]]:  # what `answers` yields
     "Pass answers on; take no more requests and raise once the back end is clearly gone (our choice)"
-    failures, ends = 0, []
+    failures = 0
+    ends: list[str] = []
     for request, answer in answers(takewhile(lambda _: not ends, requests)):
         failures = 0 if isinstance(answer, str) else failures + isinstance(answer, BackendError)
         if getattr(answer, "for_all", False) or failures >= patience:
@@ -66,13 +68,13 @@ class Decoding:
     temperature: float = 0.0  # 0 takes the likeliest token; above 0 draws
     seed: int = 0  # of the draws, for each request or batch anew
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.max_tokens < 1 or not 0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"decoding needs max_tokens ≥ 1 and a finite temperature ≥ 0, got {self.max_tokens} and {self.temperature}"
             )
 
-    def __str__(self):
+    def __str__(self) -> str:
         drawn = "greedy" if self.temperature == 0 else f"temperature {self.temperature:g}, seed {self.seed}"
         return f"{drawn}, at most {self.max_tokens} tokens"
 
@@ -97,7 +99,7 @@ def picture_url(
                 and "transparency" not in file.info
             )
             plain = plain and file.getexif().get(0x0112, 1) == 1  # EXIF orientation: upright
-            kind, _ = file.format.lower(), file.load()
+            kind, _ = (file.format or "").lower(), file.load()
     except Exception:  # PIL raises many kinds for a broken file
         plain = False  # read_image says what is wrong
     if plain:
@@ -114,7 +116,8 @@ def map_in_flight(
     limit: int,  # items worked on at the same time, ≥ 1
 ) -> Iterator[tuple]:  # (item, function(item)) as they finish
     "Work on at most `limit` items at a time and yield each when it is done (our choice)"
-    items, pool, pending = iter(items), ThreadPoolExecutor(limit), {}
+    items, pool = iter(items), ThreadPoolExecutor(limit)
+    pending: dict[Future, Any] = {}  # and its item
     try:
         while True:
             for item in islice(items, limit - len(pending)):
@@ -139,7 +142,7 @@ class Traffic:
     )
     patience: int = PATIENCE  # failures in a row after which the job stops, ≥ 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = dict(concurrency=1, retries=0, patience=1)
         if wrong := {
             k: getattr(self, k)
@@ -164,8 +167,8 @@ class Pace:
 
     def __call__(
         self,
-        *_,  # ignored, so that it can serve as a hook
-    ):
+        *_: Any,  # ignored, so that it can serve as a hook
+    ) -> None:
         "Sleep until it is this caller's turn (our choice)"
         with self._lock:
             now = time.monotonic()
@@ -175,7 +178,7 @@ class Pace:
 
 # %% ../../nbs/3_uniqa/02_captioners.ipynb #29884e14
 def text_of(
-    answer,  # what the client made of the server's reply: a ChatCompletion, or anything
+    answer: Any,  # what the client made of the server's reply: a ChatCompletion, or anything
 ) -> str:  # the caption, no blanks around it
     "The text of a chat answer, or an error that shows what came instead (OpenAI chat protocol)"
     try:
@@ -186,9 +189,10 @@ def text_of(
         ) from None
     if not isinstance(text, str | None):
         raise ValueError(f"expected text, got {repr(text)[:200]}")
-    if len(text or "") > LONGEST_CAPTION:
+    text = text or ""
+    if len(text) > LONGEST_CAPTION:
         raise ValueError(f"expected at most {LONGEST_CAPTION} characters, got {len(text)}")
-    if not (text or "").strip():
+    if not text.strip():
         raise ValueError(
             f"expected a caption, got the empty text {repr(text)[:60]} (finish_reason {getattr(answer.choices[0], 'finish_reason', None)!r})"
         )
