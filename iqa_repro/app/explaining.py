@@ -325,7 +325,7 @@ def _draw_prompts(axes: Axes, explanation):
     axes.set(
         yticks=y, yticklabels=[_short(one) for one in table.sentence], xlim=(0, 1.35), xticks=[0, 0.5, 1]
     )
-    axes.set(xlabel="share within its group → what it adds to the score")
+    axes.set(xlabel="share → added to the score")
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
 
