@@ -53,8 +53,8 @@ export: $(STAMP) ## write iqa_repro/ from the notebooks
 clean: $(STAMP) ## strip outputs and stray metadata from the notebooks
 	$(PY) tools/notebooks.py clean
 
-lab: $(STAMP) ## open JupyterLab at nbs/
-	$(PY) -m jupyterlab nbs $(LAB_ARGS)
+lab: $(STAMP) ## open JupyterLab at nbs/, with the index notebook
+	$(PY) -m jupyterlab nbs --LabApp.default_url=/lab/tree/index.ipynb $(LAB_ARGS)
 
 tiny: $(STAMP) ## train the tiny CLIP anew and replace its shipped weights
 	$(PY) -m iqa_repro.clip.tiny
