@@ -50,6 +50,7 @@ math { font-size: 1.08em; }
 math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
 .md-typeset table.dataframe { display: block; overflow-x: auto; font-size: .64rem; border-collapse: collapse; border: 0; margin: 1em 0; }
 .md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .25em .7em; text-align: right; border: 0; border-bottom: .05rem solid var(--md-typeset-table-color); }
+.md-grid { max-width: 74rem; }
 .md-typeset img { background: white; border-radius: 2px; }
 .md-typeset h1 { font-weight: 500; color: inherit; }
 @media print { math { overflow: visible; } }
@@ -85,11 +86,11 @@ def is_library(name: str) -> bool:
 # --- running them -----------------------------------------------------------------------------------------------------
 
 
-def digest(name: str) -> str:
+def digest(path: Path) -> str:
     "Of the notebook, and of the package's code that it reaches"
     from iqa_repro.study.graph import code_parts
 
-    book = nbformat.read(ROOT / "nbs" / name, as_version=4)
+    book = nbformat.read(path, as_version=4)
     code = [
         c.source for c in book.cells if c.cell_type == "code" and not c.source.lstrip().startswith(("%", "!"))
     ]
@@ -119,16 +120,18 @@ def run(source: Path, target: Path) -> None:
         pyplot.close("all")
 
 
-def run_all(names: list[str], cache: Path, jobs: int) -> tuple[dict[str, Path], dict[str, str]]:
+def run_all(
+    names: list[str], cache: Path, jobs: int, folder: Path = ROOT / "nbs"
+) -> tuple[dict[str, Path], dict[str, str]]:
     "Executed copies of notebooks, made where they are not there; and why others failed"
-    copies = {name: cache / Path(name).with_suffix("") / f"{digest(name)}.ipynb" for name in names}
+    copies = {name: cache / Path(name).with_suffix("") / f"{digest(folder / name)}.ipynb" for name in names}
     todo, failed = [name for name in names if not copies[name].exists()], {}
     print(f"{len(names) - len(todo)} notebooks are as they were, {len(todo)} to run", flush=True)
     pool = ProcessPoolExecutor(
         jobs, get_context("spawn"), max_tasks_per_child=12
     )  # a fresh process now and then
     with pool:
-        futures = {pool.submit(run, ROOT / "nbs" / name, copies[name]): name for name in todo}
+        futures = {pool.submit(run, folder / name, copies[name]): name for name in todo}
         for number, future in enumerate(as_completed(futures), 1):
             name, error = futures[future], future.exception()
             if isinstance(error, BrokenProcessPool):
@@ -162,6 +165,7 @@ def spaced(text: str) -> str:
 
 def readable(book, name: str, pages: set[str]) -> None:
     "Take out what only nbdev reads, and lead links to pages"
+    book.metadata["language_info"] = {"name": "python"}  # colours
     kept = []
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -248,6 +252,12 @@ def project_pages(site: Path, pages: set[str]) -> dict[str, str]:
 # --- the site ---------------------------------------------------------------------------------------------------------
 
 
+SCRIPT = {letter: chr(0x1D49C + place) for place, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
+SCRIPT |= dict(zip("BEFHILMR", "ℬℰℱℋℐℒℳℛ", strict=True))  # older than the row of the others
+NAMED = "<mi>(?:log|ln|exp|cos|sin|arccos|lim)</mi>"
+THIN = '<mspace width="0.17em" />'
+
+
 def formula(latex: str, display: bool) -> str:
     "MathML of a formula: browsers draw it themselves, without a script or a font from elsewhere"
     from latex2mathml.converter import convert
@@ -256,7 +266,10 @@ def formula(latex: str, display: bool) -> str:
     mathml = convert(latex, display="block" if display else "inline")
     if "\\" in mathml:
         raise ValueError(f"latex2mathml does not know a command of ${latex}$; write it otherwise")
-    return mathml
+    # browsers know no script letters but those of Unicode, and leave no room beside the name of a function
+    mathml = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', lambda m: f"<mi>{SCRIPT[m[1]]}</mi>", mathml)
+    mathml = re.sub(rf"(</m(?:i|n|row|sub)>)({NAMED})", rf"\1{THIN}\2", mathml)
+    return re.sub(rf"({NAMED})(?=<m(?:i|n|row|sub|sup|frac)\b)", rf"\1{THIN}", mathml)
 
 
 def on_page_content(content, page, **_):
