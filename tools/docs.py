@@ -424,5 +424,9 @@ def main() -> int:
     return int(bool(problems))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if (
+    __name__ == "__main__"
+):  # by its name: a notebook that runs takes the place of __main__, where a pool would look for `run`
+    import docs
+
+    sys.exit(docs.main())
