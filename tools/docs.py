@@ -10,6 +10,7 @@ site is whole, 1 when a notebook failed or a link leads nowhere.
 import argparse
 import hashlib
 import html
+import importlib.util
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from base64 import b64decode
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatch
@@ -45,6 +47,7 @@ RESULTS = {
     "benchmarks": "Benchmarks",
 }
 PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
 STYLE = """
 math { font-size: 1.08em; }
 math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
@@ -52,6 +55,8 @@ math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
 .md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .25em .7em; text-align: right; border: 0; border-bottom: .05rem solid var(--md-typeset-table-color); }
 .md-grid { max-width: 74rem; }
 .md-typeset img { background: white; border-radius: 2px; }
+.highlight.language-text code { background: none; border-left: .15rem solid var(--md-default-fg-color--lightest); white-space: pre-wrap; }
+.highlight.language-text .md-code__nav { display: none; }
 .md-typeset h1 { font-weight: 500; color: inherit; }
 @media print { math { overflow: visible; } }
 """
@@ -163,10 +168,10 @@ def spaced(text: str) -> str:
     return re.sub(r"(?m)^(?! *(?:[-*]|\d+\.) )(?=\S)(.+)\n(?=(?:[-*]|1\.) )", r"\1\n\n", text)
 
 
-def readable(book, name: str, pages: set[str]) -> None:
-    "Take out what only nbdev reads, and lead links to pages"
+def readable(book, name: str, pages: set[str]) -> dict[bytes, int]:
+    "Take out what only nbdev reads, and lead links to pages; returns widths of figures by their SHA-256"
     book.metadata["language_info"] = {"name": "python"}  # colours
-    kept = []
+    kept, widths = [], {}
     for cell in book.cells:
         if cell.cell_type == "code":
             if re.search(r"^#\| *hide", cell.source, re.M):
@@ -177,11 +182,16 @@ def readable(book, name: str, pages: set[str]) -> None:
                 if "text/html" in data:
                     data["text/html"] = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S)
                 data.pop("application/vnd.jupyter.widget-view+json", None)
+                if (
+                    width := output.get("metadata", {}).get("image/png", {}).get("width")
+                ):  # drawn with twice the pixels
+                    widths[hashlib.sha256(b64decode(data["image/png"])).digest()] = width
         else:
             cell.source = spaced(relink(cell.source, name, pages))
         if cell.source:
             kept.append(cell)
     book.cells = kept
+    return widths
 
 
 def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
@@ -190,7 +200,7 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
 
     book = nbformat.read(source, as_version=4)
     module = re.search(r"^#\| *default_exp (\S+)", book.cells[0].source, re.M)
-    readable(book, name, pages)
+    widths = readable(book, name, pages)
     resources = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}
     body, resources = MarkdownExporter().from_notebook_node(book, resources)
     if name != "index.ipynb":
@@ -198,10 +208,12 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
         body = re.sub(r"((?:^|\n)# .+\n(?:\n*>.*\n)*)", rf"\1\n{about}\n{result(name)}", body + "\n", count=1)
     target = (site / name).with_suffix(".md")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(body, encoding="utf-8")
     for file, content in resources.get("outputs", {}).items():
         (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
         (target.parent / file).write_bytes(content)
+        if width := widths.get(hashlib.sha256(content).digest()):
+            body = body.replace(f"]({file})", f']({file}){{ width="{width}" }}')
+    target.write_text(body, encoding="utf-8")
     if (figure := FIGURES / artefact(name) / "figure.png").exists() and not is_library(name):
         shutil.copy(figure, target.with_suffix(".png"))
 
@@ -308,6 +320,7 @@ def settings(site: Path, output: Path, navigation: list) -> dict:
         "pymdownx.highlight",
         "pymdownx.inlinehilite",
     ]
+    extensions += [{"pymdownx.highlight": {"pygments_lang_class": True}}]
     extensions += [{"pymdownx.arithmatex": {"generic": True}}, {"toc": {"permalink": True}}]
     return {
         "site_name": "iqa_repro",
@@ -415,6 +428,8 @@ def main() -> int:
     options = parser.parse_args()
     if shutil.which("quarto") and not (options.no_quarto or options.wanted):
         problems = quarto(options.output.resolve())
+    elif missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        parser.error(f"{', '.join(missing)} not installed: pip install -e '.[docs]'")
     else:
         problems = build(options.output.resolve(), options.wanted, max(1, options.jobs), not options.no_run)
     print(
