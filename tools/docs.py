@@ -1,0 +1,447 @@
+"""A site from the notebooks, for reading: `make docs`. Nothing is fetched, neither when it is made nor when it is read.
+
+    python tools/docs.py                        # all notebooks; those of the library are run, once per change of notebook or code
+    python tools/docs.py --no-run '3_grmp/*'    # the index and these, without outputs
+
+With Quarto on the PATH nbdev makes the site; otherwise mkdocs-material does (`pip install -e '.[docs]'`). Exit status 0 when the
+site is whole, 1 when a notebook failed or a link leads nowhere.
+"""
+
+import argparse
+import hashlib
+import html
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from base64 import b64decode
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from fnmatch import fnmatch
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "paper_figures" / "embedded"  # the committed results
+FLOORS = {
+    "0_core": "Core",
+    "1_data": "Data",
+    "2_clip": "CLIP",
+    "3_baselines": "Baselines",
+    "3_grmp": "GRMP-IQA",
+    "3_uniqa": "UniQA",
+    "4_study": "Study",
+    "5_app": "Your pictures",
+}
+RESULTS = {
+    "experiments/grmp_iqa": "GRMP-IQA, results",
+    "experiments/uniqa": "UniQA, results",
+    "experiments/beyond": "Beyond the papers",
+    "benchmarks": "Benchmarks",
+}
+PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
+STYLE = """
+math { font-size: 1.08em; }
+math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
+.md-typeset table.dataframe { display: block; overflow-x: auto; font-size: .64rem; border-collapse: collapse; border: 0; margin: 1em 0; }
+.md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .25em .7em; text-align: right; border: 0; border-bottom: .05rem solid var(--md-typeset-table-color); }
+.md-grid { max-width: 74rem; }
+.md-typeset img { background: white; border-radius: 2px; }
+.highlight.language-text code { background: none; border-left: .15rem solid var(--md-default-fg-color--lightest); white-space: pre-wrap; }
+.highlight.language-text .md-code__nav { display: none; }
+.md-typeset h1 { font-weight: 500; color: inherit; }
+@media print { math { overflow: visible; } }
+"""
+
+
+# --- which notebooks, in which order ---------------------------------------------------------------------------------
+
+
+def natural(path: Path) -> list:
+    "table2 before table10"
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+
+
+def sections(wanted: list[str]) -> dict[str, list[str]]:
+    "Headline → notebooks below nbs/, in reading order; `wanted` are patterns, none means all"
+    found = {}
+    for folder, headline in (FLOORS | RESULTS).items():
+        names = [
+            f"{folder}/{path.name}" for path in sorted((ROOT / "nbs" / folder).glob("*.ipynb"), key=natural)
+        ]
+        names = [name for name in names if not wanted or any(fnmatch(name, pattern) for pattern in wanted)]
+        if names:
+            found[headline] = names
+    return found
+
+
+def is_library(name: str) -> bool:
+    "Whether a notebook is run for the site: those of the floors, and the index"
+    return name == "index.ipynb" or name.split("/")[0] in FLOORS
+
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+def digest(path: Path) -> str:
+    "Of the notebook, and of the package's code that it reaches"
+    from iqa_repro.study.graph import code_parts
+
+    book = nbformat.read(path, as_version=4)
+    code = [
+        c.source for c in book.cells if c.cell_type == "code" and not c.source.lstrip().startswith(("%", "!"))
+    ]
+    package = ROOT / "iqa_repro"
+    lazy = re.search(r"^\s*import iqa_repro$", "\n".join(code), re.M)  # its names come from anywhere
+    files = package.rglob("*.py" if lazy else "*.toml")
+    parts = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    parts |= code_parts("\n".join(code)) | {"outputs": "1"}
+    parts["notebook"] = [(cell.cell_type, cell.source) for cell in book.cells]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run(source: Path, target: Path) -> None:
+    "Run a notebook as nbdev_test does, in its own folder, and keep its outputs"
+    os.environ["IN_TEST"] = "1"  # its last cell exports nothing
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    from execnb.shell import CaptureShell
+
+    os.chdir(source.parent)
+    skipped = re.compile(r"^#\| *(eval: *false|slow|gpu|notest)", re.M)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    shell = CaptureShell(source)
+    shell.execute(source, part, exc_stop=True, preproc=lambda cell: bool(skipped.search(cell.source)))
+    os.replace(part, target)
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+def run_all(
+    names: list[str], cache: Path, jobs: int, folder: Path = ROOT / "nbs"
+) -> tuple[dict[str, Path], dict[str, str]]:
+    "Executed copies of notebooks, made where they are not there; and why others failed"
+    copies = {name: cache / Path(name).with_suffix("") / f"{digest(folder / name)}.ipynb" for name in names}
+    todo, failed = [name for name in names if not copies[name].exists()], {}
+    print(f"{len(names) - len(todo)} notebooks are as they were, {len(todo)} to run", flush=True)
+    pool = ProcessPoolExecutor(
+        jobs, get_context("spawn"), max_tasks_per_child=12
+    )  # a fresh process now and then
+    with pool:
+        futures = {pool.submit(run, folder / name, copies[name]): name for name in todo}
+        for number, future in enumerate(as_completed(futures), 1):
+            name, error = futures[future], future.exception()
+            if isinstance(error, BrokenProcessPool):
+                failed[name] = "its process was killed, or that of a notebook beside it (out of memory?)"
+            elif error:
+                failed[name] = f"{type(error).__name__}: {error}"
+            else:
+                for old in set(copies[name].parent.glob("*.ipynb")) - {copies[name]}:
+                    old.unlink()
+            print(f"[{number}/{len(todo)}] {name}{' FAILED' if error else ''}", flush=True)
+    return copies, failed
+
+
+# --- a notebook as a page ---------------------------------------------------------------------------------------------
+
+
+def relink(text: str, name: str, pages: set[str]) -> str:
+    "Links to notebooks lead to their pages; of notebooks that have none the words remain"
+
+    def link(match):
+        target = os.path.normpath(PurePosixPath(name).parent / match[2])
+        return f"[{match[1]}]({match[2].removesuffix('.ipynb')}.md)" if target in pages else match[1]
+
+    return re.sub(r"\[([^\]]+)\]\(([^)\s:]+\.ipynb)\)", link, text)
+
+
+def spaced(text: str) -> str:
+    "A list may follow a paragraph at once in JupyterLab; Python-Markdown wants an empty line between"
+    return re.sub(r"(?m)^(?! *(?:[-*]|\d+\.) )(?=\S)(.+)\n(?=(?:[-*]|1\.) )", r"\1\n\n", text)
+
+
+def readable(book, name: str, pages: set[str]) -> dict[bytes, int]:
+    "Take out what only nbdev reads, and lead links to pages; returns widths of figures by their SHA-256"
+    book.metadata["language_info"] = {"name": "python"}  # colours
+    kept, widths = [], {}
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            if re.search(r"^#\| *hide", cell.source, re.M):
+                continue
+            cell.source = re.sub(r"(?m)^#\|.*\n?", "", cell.source).strip()
+            for output in cell.outputs:  # without what Python prints of a figure, and styles of its own
+                data = output.get("data", {})
+                if "text/html" in data:
+                    data["text/html"] = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S)
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+                if (
+                    width := output.get("metadata", {}).get("image/png", {}).get("width")
+                ):  # drawn with twice the pixels
+                    widths[hashlib.sha256(b64decode(data["image/png"])).digest()] = width
+        else:
+            cell.source = spaced(relink(cell.source, name, pages))
+        if cell.source:
+            kept.append(cell)
+    book.cells = kept
+    return widths
+
+
+def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
+    "Write one notebook below `site` as Markdown, with its pictures beside it"
+    from nbconvert import MarkdownExporter
+
+    book = nbformat.read(source, as_version=4)
+    module = re.search(r"^#\| *default_exp (\S+)", book.cells[0].source, re.M)
+    widths = readable(book, name, pages)
+    resources = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}
+    body, resources = MarkdownExporter().from_notebook_node(book, resources)
+    if name != "index.ipynb":
+        about = f"`nbs/{name}`" + (f" → `iqa_repro.{module[1]}`" if module else "")
+        body = re.sub(r"((?:^|\n)# .+\n(?:\n*>.*\n)*)", rf"\1\n{about}\n{result(name)}", body + "\n", count=1)
+    target = (site / name).with_suffix(".md")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for file, content in resources.get("outputs", {}).items():
+        (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
+        (target.parent / file).write_bytes(content)
+        if width := widths.get(hashlib.sha256(content).digest()):
+            body = body.replace(f"]({file})", f']({file}){{ width="{width}" }}')
+    target.write_text(body, encoding="utf-8")
+    if (figure := FIGURES / artefact(name) / "figure.png").exists() and not is_library(name):
+        shutil.copy(figure, target.with_suffix(".png"))
+
+
+def artefact(name: str) -> str:
+    "Where a notebook's results lie below those of a profile"
+    stem = name.removesuffix(".ipynb")
+    return (
+        stem.removeprefix("experiments/")
+        if stem.startswith("experiments/")
+        else stem.replace("benchmarks", "benchmark")
+    )
+
+
+def result(name: str) -> str:
+    "What the committed run of an experiment came to: its figure and the verdicts"
+    if is_library(name):
+        return ""
+    folder, text = FIGURES / artefact(name), ""
+    if (folder / "figure.png").exists():
+        text += f"\n## Embedded stand-in\n\nThe committed figure; the source below is not run for this page.\n\n![figure of {artefact(name)}]({Path(name).stem}.png)\n"
+    if (folder / "claims.json").exists():
+        text += "\n| claim | from | verdict |\n| --- | --- | --- |\n"
+        for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8")):
+            cells = (str(claim[key]).replace("|", "\\|") for key in ("sentence", "source", "verdict"))
+            text += f"| {' | '.join(cells)} |\n"
+    return text.replace("\\", "\\\\") + "\n## Source\n" if text else ""
+
+
+def project_pages(site: Path, pages: set[str]) -> dict[str, str]:
+    "README and its kin as pages; files that they link to come along"
+    titles = {}
+    for name, page in PROJECT.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s:#]+)\)", text):
+            if target in PROJECT:
+                text = text.replace(f"]({target})", f"]({PROJECT[target]})")
+            elif (ROOT / target).is_file():
+                (site / target).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / target, site / target)
+        named = lambda m: f"[`nbs/{m[1]}`]({m[1][:-6]}.md)" if m[1] in pages else m[0]
+        text = re.sub(r"`nbs/([\w/]+\.ipynb)`", named, text)
+        (site / page).write_text(spaced(text), encoding="utf-8")
+        titles[name.removesuffix(".md").capitalize() if name != "README.md" else "README"] = page
+    return titles
+
+
+# --- the site ---------------------------------------------------------------------------------------------------------
+
+
+SCRIPT = {letter: chr(0x1D49C + place) for place, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
+SCRIPT |= dict(zip("BEFHILMR", "ℬℰℱℋℐℒℳℛ", strict=True))  # older than the row of the others
+NAMED = "<mi>(?:log|ln|exp|cos|sin|arccos|lim)</mi>"
+THIN = '<mspace width="0.17em" />'
+
+
+def formula(latex: str, display: bool) -> str:
+    "MathML of a formula: browsers draw it themselves, without a script or a font from elsewhere"
+    from latex2mathml.converter import convert
+
+    latex = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)
+    mathml = convert(latex, display="block" if display else "inline")
+    if "\\" in mathml:
+        raise ValueError(f"latex2mathml does not know a command of ${latex}$; write it otherwise")
+    # browsers know no script letters but those of Unicode, and leave no room beside the name of a function
+    mathml = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', lambda m: f"<mi>{SCRIPT[m[1]]}</mi>", mathml)
+    mathml = re.sub(rf"(</m(?:i|n|row|sub)>)({NAMED})", rf"\1{THIN}\2", mathml)
+    return re.sub(rf"({NAMED})(?=<m(?:i|n|row|sub|sup|frac)\b)", rf"\1{THIN}", mathml)
+
+
+def on_page_content(content, page, **_):
+    "A hook of mkdocs: formulas that arithmatex has marked become MathML"
+    inline = lambda m: formula(html.unescape(m[1]), False)
+    block = lambda m: formula(html.unescape(m[1]), True)
+    content = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', inline, content, flags=re.S)
+    return re.sub(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', block, content, flags=re.S)
+
+
+def settings(site: Path, output: Path, navigation: list) -> dict:
+    "What mkdocs is told"
+    toggle = {"light": ("dark", "default", "weather-night"), "dark": ("light", "slate", "weather-sunny")}
+    palette = [
+        {
+            "media": f"(prefers-color-scheme: {scheme})",
+            "scheme": colours,
+            "primary": "blue grey" if scheme == "light" else "black",
+            "accent": "teal",
+            "toggle": {"icon": f"material/{icon}", "name": f"to {other} mode"},
+        }
+        for scheme, (other, colours, icon) in toggle.items()
+    ]
+    features = [
+        "navigation.footer",
+        "navigation.top",
+        "navigation.prune",
+        "toc.follow",
+        "search.highlight",
+        "content.code.copy",
+    ]
+    extensions = [
+        "tables",
+        "attr_list",
+        "pymdownx.superfences",
+        "pymdownx.highlight",
+        "pymdownx.inlinehilite",
+    ]
+    extensions += [{"pymdownx.highlight": {"pygments_lang_class": True}}]
+    extensions += [{"pymdownx.arithmatex": {"generic": True}}, {"toc": {"permalink": True}}]
+    return {
+        "site_name": "iqa_repro",
+        "site_description": "GRMP-IQA and UniQA, notebook by notebook",
+        "docs_dir": str(site),
+        "site_dir": str(output),
+        "use_directory_urls": False,  # pages open from the disk too; only the search wants a server
+        "theme": {"name": "material", "font": False, "palette": palette, "features": features},
+        "plugins": ["search"],
+        "markdown_extensions": extensions,
+        "extra_css": ["style.css"],
+        "hooks": [str(Path(__file__).resolve())],
+        "nav": navigation,
+        "validation": {
+            "nav": {"omitted_files": "ignore"},
+            "links": {"anchors": "warn", "absolute_links": "warn"},
+        },
+    }
+
+
+class Kept(logging.Handler):
+    "Warnings of mkdocs, such as a link that leads nowhere"
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+def title_of(path: Path) -> str:
+    "First headline of a page, as it stands in the navigation"
+    return re.search(r"(?m)^# (.+)$", path.read_text(encoding="utf-8"))[1].replace("`", "")
+
+
+def build(output: Path, wanted: list[str], jobs: int = 1, execute: bool = True) -> list[str]:
+    "Make the site; returns what went wrong"
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"
+    import yaml
+    from mkdocs.commands.build import build as mkdocs_build
+    from mkdocs.config import load_config
+
+    from iqa_repro.core.paths import cache_root
+
+    chosen = sections(wanted)
+    names = ["index.ipynb", *(name for part in chosen.values() for name in part)]
+    copies, failed = {}, {}
+    if execute:
+        copies, failed = run_all([n for n in names if is_library(n)], cache_root() / "docs", jobs)
+        if failed:
+            return [f"nbs/{name}: {why}" for name, why in failed.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder) / "docs"
+        for name in names:
+            as_page(copies.get(name, ROOT / "nbs" / name), name, set(names), site)
+        (site / "style.css").write_text(STYLE, encoding="utf-8")
+        pages = {
+            part: [name.replace(".ipynb", ".md") for name in members] for part, members in chosen.items()
+        }
+        navigation = [{"Where to go": "index.md"}]
+        navigation += [{part: [{title_of(site / p): p} for p in members]} for part, members in pages.items()]
+        navigation += [
+            {"Project": [{title: page} for title, page in project_pages(site, set(names)).items()]}
+        ]
+        config = Path(folder) / "mkdocs.yml"
+        config.write_text(
+            yaml.safe_dump(settings(site, output, navigation), sort_keys=False), encoding="utf-8"
+        )
+        kept, logger = Kept(), logging.getLogger("mkdocs")
+        logger.addHandler(kept)
+        try:
+            mkdocs_build(load_config(str(config)))
+        finally:
+            logger.removeHandler(kept)
+    return kept.messages
+
+
+def quarto(output: Path) -> list[str]:
+    "The site that nbdev makes with Quarto, in a copy: it would write README.md anew and settings beside the notebooks"
+    from notebooks import copy_project
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy_project(Path(folder))
+        for name in PROJECT:
+            shutil.copy(ROOT / name, folder)
+        done = subprocess.run([sys.executable, "-c", "import nbdev.quarto as q; q.nbdev_docs()"], cwd=folder)
+        if done.returncode:
+            return [f"nbdev_docs ended with {done.returncode}; --no-quarto makes the site without it"]
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.move(Path(folder) / "_docs", output)
+    return []
+
+
+def main() -> int:
+    "0 when the site is whole"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("wanted", nargs="*", help="patterns below nbs/, such as '3_grmp/*' (default: all)")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "_docs", help="folder of the site (default: _docs)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at a time (default: 1)")
+    parser.add_argument("--no-run", action="store_true", help="show the library's notebooks without outputs")
+    parser.add_argument("--no-quarto", action="store_true", help="mkdocs-material even where Quarto is there")
+    options = parser.parse_args()
+    if shutil.which("quarto") and not (options.no_quarto or options.wanted):
+        problems = quarto(options.output.resolve())
+    elif missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        parser.error(f"{', '.join(missing)} not installed: pip install -e '.[docs]'")
+    else:
+        problems = build(options.output.resolve(), options.wanted, max(1, options.jobs), not options.no_run)
+    print(
+        "\n".join(problems)
+        or f"the site is in {options.output}; to read it: python -m http.server -d {options.output}"
+    )
+    return int(bool(problems))
+
+
+if (
+    __name__ == "__main__"
+):  # by its name: a notebook that runs takes the place of __main__, where a pool would look for `run`
+    import docs
+
+    sys.exit(docs.main())
