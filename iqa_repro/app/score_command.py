@@ -85,7 +85,7 @@ def named_paths(
     paths: list[str],  # as given; "-" stands for the names on the standard input
 ) -> list[str]:  # without "-"
     "Spell out what was named (our choice)"
-    named = []
+    named: list[str] = []
     for path in paths:
         named += _listed(sys.stdin.buffer.read()) if path == "-" else [path]
     return named

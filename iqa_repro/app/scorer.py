@@ -6,7 +6,7 @@
 __all__ = ['ZERO_SHOT', 'Scorer', 'as_pictures', 'load', 'score']
 
 # %% ../../nbs/5_app/01_scorer.ipynb #1ca680de
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -66,6 +66,10 @@ class Scorer(nn.Module):
     ) -> Tensor:  # (b,) in [0, 1], higher is better, on the CPU; as a loss 0-d, on the scorer's device
         "Scores in the order of the pictures, the same alone or in any batch up to rounding (our choice)"
         if self.as_loss:
+            if not isinstance(pictures, Tensor):
+                raise TypeError(
+                    f"a loss needs pictures as a tensor (b, 3, h, w), got {type(pictures).__name__}"
+                )
             return (1 - self.differentiable(pictures)).mean()
         given = as_pictures(pictures)
         with torch.no_grad():
@@ -89,13 +93,10 @@ class Scorer(nn.Module):
         "The first half of a score, safe to call in threads (our choice)"
         if self.short_side is not None and min(picture.shape[-2:]) > self.short_side:
             picture = resize(_numbers(picture), self.short_side)
-        if not hasattr(self.model, "judged_crops"):  # a method from elsewhere looks at the whole
+        look: Callable[..., Tensor] | None = getattr(self.model, "judged_crops", None)
+        if look is None:  # a method from elsewhere looks at the whole
             return _numbers(picture)[None]
-        return (
-            self.model.judged_crops(picture)
-            if isinstance(picture, DecodedPicture)
-            else self.model.judged_crops(picture[None])[0]
-        )
+        return look(picture) if isinstance(picture, DecodedPicture) else look(picture[None])[0]
 
     @torch.no_grad()
     def judge(
