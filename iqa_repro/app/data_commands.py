@@ -8,6 +8,7 @@ __all__ = ['ROOT', 'show_table', 'list_sets', 'get_set', 'check_sets', 'write_sp
 # %% ../../nbs/5_app/00_data_commands.ipynb #06ae5b56
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +28,13 @@ ROOT = Annotated[
 
 
 def show_table(
-    columns: dict[str, str],  # heading -> "left" or "right"
-    rows: list[tuple[str, ...]],  # a text for each column
+    columns: Mapping[str, str],  # heading -> "left" or "right"
+    rows: Sequence[tuple[str, ...]],  # a text for each column
 ) -> None:
     "Print a table of at most 80 columns, on a narrower screen less (our choice)"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading, side in columns.items():
-        table.add_column(heading, justify=side, overflow="fold")
+        table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     width = min(100, shutil.get_terminal_size((80, 24)).columns)

@@ -41,8 +41,9 @@ def find_pictures(
     given: Iterable[str | Path],  # files, folders, patterns
 ) -> list[str]:  # files in the order in which they were given, folders sorted; each once
     "Every picture that is meant (our choice)"
-    found, given = {}, [os.fspath(one) for one in given]
-    for one in given:
+    names = [os.fspath(one) for one in given]
+    found: dict[str, None] = {}
+    for one in names:
         if os.path.isdir(one):
             inside = sorted(os.path.join(place, name) for place, _, names in os.walk(one) for name in names)
             found |= dict.fromkeys(path for path in inside if path.lower().endswith(ENDINGS))
@@ -54,7 +55,7 @@ def find_pictures(
             )
     if not found:
         raise ValueError(
-            f"no pictures in {', '.join(map(repr, given)) or 'nothing'}; folders are searched for {' '.join(ENDINGS)}"
+            f"no pictures in {', '.join(map(repr, names)) or 'nothing'}; folders are searched for {' '.join(ENDINGS)}"
         )
     return list(found)
 
