@@ -28,7 +28,7 @@ USER_ERRORS = (ValueError, OSError)  # what the library raises for wrong input a
 class ErrorsInOneLine(TyperGroup):
     "A group of commands that answers wrong input with one line and status 2 (our choice)"
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)

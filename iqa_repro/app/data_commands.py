@@ -34,7 +34,7 @@ def show_table(
     "Print a table of at most 80 columns, on a narrower screen less (our choice)"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading, side in columns.items():
-        table.add_column(heading, justify=side, overflow="fold")
+        table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     width = min(100, shutil.get_terminal_size((80, 24)).columns)

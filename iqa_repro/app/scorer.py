@@ -9,6 +9,7 @@ __all__ = ['ZERO_SHOT', 'Scorer', 'as_pictures', 'load', 'score']
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class Scorer(nn.Module):
 
     score_range = (0.0, 1.0)  # of every method here
     lower_better = False
+    model: Any  # an nn.Module; those of this package have `judged_crops` and `score_crops`, too
 
     def __init__(
         self,
@@ -197,7 +199,7 @@ def load(
     pretrained: str = "embedded",  # for a name: as for `load_clip`
     crops: int = 1,  # for a name: fixed crops of a picture that are averaged; a checkpoint has its own number
     device: str = "cpu",  # "cpu", "cuda", "mps", or "auto" for the best there is
-    **options,  # batch, precision, as_loss, short_side: as for `Scorer`
+    **options: Any,  # batch, precision, as_loss, short_side: as for `Scorer`
 ) -> Scorer:
     "A method that is ready to score (our choice)"
     device = str(pick_device(device))
@@ -238,7 +240,7 @@ def _load_file(path, device):
 def score(
     images_or_paths: Tensor | Image.Image | str | Path | Sequence,  # as for `Scorer`
     method: str | Path = "clipiqa",  # a key of ZERO_SHOT, or a checkpoint
-    **options,  # as for `load`
+    **options: Any,  # as for `load`
 ) -> np.ndarray:  # (b,) float32 in [0, 1], higher is better
     "Scores of pictures; whoever asks often calls `load` once and its scorer many times (our choice)"
     return load(method, **options)(images_or_paths).numpy()
