@@ -164,7 +164,8 @@ def relink(text: str, name: str, pages: set[str]) -> str:
 
 
 def spaced(text: str) -> str:
-    "A list may follow a paragraph at once in JupyterLab; Python-Markdown wants an empty line between"
+    "Lists and formulas of their own may follow a paragraph at once in JupyterLab; Python-Markdown wants an empty line"
+    text = re.sub(r"\s*(\$\$.+?\$\$)\s*", r"\n\n\1\n\n", text, flags=re.S)
     return re.sub(r"(?m)^(?! *(?:[-*]|\d+\.) )(?=\S)(.+)\n(?=(?:[-*]|1\.) )", r"\1\n\n", text)
 
 
