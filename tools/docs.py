@@ -1,9 +1,10 @@
 """The documentation site, made of the notebooks without a network: `make docs`, or
 
-    python tools/docs.py [--site _docs] [--jobs 2] [--execute 'grmp/*' …]
+    python tools/docs.py [--site _docs] [--jobs 2] [--only '3_grmp/*' …]
 
 Library notebooks are run and shown with what they give; an executed copy is kept in the cache and used again while
-neither the notebook nor the code that it reaches has changed. Experiments take hours: they are shown beside the figure
+neither the notebook nor the code that it reaches has changed (`--only`: the other notebooks become a page with their
+title). Experiments take hours: they are shown beside the figure
 and table that are committed. Formulas become MathML here, so that a browser needs neither a script nor a font for
 them. Needs `pip install -e '.[docs]'`. Exit status 1 when a notebook fails or a link leads nowhere.
 """
@@ -24,6 +25,7 @@ import tempfile
 import time
 import unicodedata
 from base64 import b64decode
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from posixpath import relpath
@@ -57,6 +59,7 @@ ORDER = {  # tab → folder → its name, as they are read
     },
 }
 TEXTS = {"README.md": "results.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+TAKES_HOURS = ("experiments/", "benchmarks/")  # not run for the site
 LIMIT = 900  # seconds for one cell
 NOT_RUN = re.compile(r"^#\| *(slow|gpu|notest|eval: *false)", re.M)
 HIDDEN = re.compile(r"^#\| *hide", re.M)
@@ -128,6 +131,9 @@ def mathml(formula: str, display: bool) -> str:
     found = convert(formula.replace(r"\arg", r"\operatorname{arg}"), display="block" if display else "inline")
     found = re.sub(r'<mi mathvariant="script">(\w)</mi>', lambda m: f"<mi>{script(m[1])}</mi>", found)
     found = found.replace("<mi>&#x0007E;</mi>", "<mo>&#x223C;</mo>")
+    found = re.sub(
+        r"<mi>([a-z]{2,})</mi>", r'<mo lspace="0.15em" rspace="0.1em">\1</mo>', found
+    )  # log, ln, …
     if re.search(r"\\[a-zA-Z]|<merror", found):
         raise ValueError(f"latex2mathml does not know all of {formula!r}")
     return found if display else f'<span class="math">{found}</span>'
@@ -260,23 +266,14 @@ def committed(paths: list[str], target: Path, page: str) -> str:
         if (folder / "table.csv").exists():
             for caption, laid in table_blocks(read_table(folder / "table.csv")):
                 rows = [[cell for cell, _ in row] for row in laid["rows"]]
-                common = "; ".join(f"{key}: {value}" for key, value in laid["common"])
-                blocks.append(
-                    folded(
-                        f"{caption} of {title}" + (f" ({common})" if common else ""),
-                        heads(laid["heads"]),
-                        rows,
-                    )
-                )
+                common = "".join(f"; {key}: {value}" for key, value in laid["common"])
+                summary = f"{title}: {caption[0].lower()}{caption[1:]}{common}"
+                blocks.append(folded(summary, [head for head, _ in laid["heads"]], rows))
     head = (
         '\n\n!!! warning "Embedded stand-in"\n    Own tiny model, own small pictures: these are the committed results of'
         " this notebook, not comparable with the paper's. Its cells are shown below without outputs.\n\n"
     )
     return head + "\n\n".join(blocks) + "\n\n" if blocks else ""
-
-
-def heads(given) -> list[str]:
-    return [one if isinstance(one, str) else one[0] for one in given]
 
 
 def folded(caption: str, names: list[str], rows: list[list[str]]) -> str:
@@ -295,16 +292,19 @@ def copy(file: Path, target: Path) -> None:
     shutil.copy(file, place)
 
 
-def write_page(path: Path, shown: Path, target: Path, symbols: dict[str, str]) -> str:
-    "A notebook as a page; `shown` is its executed copy, or itself. Its title"
+def write_page(path: Path, whole: bool, target: Path, symbols: dict[str, str]) -> str:
+    "A notebook as a page, or its title alone. The title"
     name = name_of(path)
     page, place, texts = f"{name}.md", target / name, []
-    for cell in read(shown):
+    for cell in read(path if name.startswith(TAKES_HOURS) or not whole else executed_copy(path)):
         if cell["cell_type"] == "markdown":
             texts.append(with_links(with_math(source_of(cell)), page, symbols))
         elif cell["cell_type"] == "code":
             texts.append(code_page(cell, place))
-    if name.startswith(("experiments/", "benchmarks/")):
+    title = re.search(r"^# (.+)$", "\n".join(texts), re.M)[1]
+    if not whole:
+        texts = [f"# {title}"]
+    elif name.startswith(TAKES_HOURS):
         code = "\n".join(source_of(c) for c in read(path) if c["cell_type"] == "code")
         found = re.findall(r"""start_run\(\s*["']([^"']+)["']""", code)
         texts.insert(1, committed(found, target, page))
@@ -312,7 +312,7 @@ def write_page(path: Path, shown: Path, target: Path, symbols: dict[str, str]) -
         texts[:2] = texts[1::-1]  # the title first
     place.parent.mkdir(parents=True, exist_ok=True)
     place.with_name(f"{place.name}.md").write_text("\n\n".join(texts), encoding="utf-8")
-    return re.search(r"^# (.+)$", "\n".join(texts), re.M)[1].replace("`", "")
+    return title.replace("`", "")
 
 
 def write_text(name: str, target: Path, symbols: dict[str, str]) -> None:
@@ -326,19 +326,22 @@ def write_text(name: str, target: Path, symbols: dict[str, str]) -> None:
     (target / TEXTS[name]).write_text(with_links(with_math(text), TEXTS[name], symbols), encoding="utf-8")
 
 
-def write_site(site: Path, target: Path, executed: list[Path]) -> int:
+def listed() -> dict[str, list[Path]]:
+    "Folder → its notebooks, in reading order"
+    folders = [folder for group in ORDER.values() for folder in group]
+    return {folder: sorted((NOTEBOOKS / folder).glob("*.ipynb"), key=natural) for folder in folders}
+
+
+def write_site(site: Path, target: Path, whole: list[Path]) -> int:
     "All pages to `target`, the site to `site`; number of warnings"
-    symbols, seen = {}, set()
-    notebooks = {f: sorted((NOTEBOOKS / f).glob("*.ipynb"), key=natural) for g in ORDER.values() for f in g}
-    for path in (p for group in notebooks.values() for p in group):
-        own = exported(path)
-        seen |= symbols.keys() & own.keys()
-        symbols |= own
-    symbols = {name: page for name, page in symbols.items() if name not in seen}  # one meaning each
-    shown = lambda path: executed_copy(path) if path in executed else path
-    page = lambda path: {write_page(path, shown(path), target, symbols): f"{name_of(path)}.md"}
+    names = [(name, page) for path in whole for name, page in exported(path).items()]
+    once = Counter(name for name, _ in names)
+    symbols = {name: page for name, page in names if once[name] == 1}  # one meaning each
+    write = lambda path: write_page(path, path in whole, target, symbols)
+    page = lambda path: {write(path): f"{name_of(path)}.md"}
+    notebooks = listed()
+    write(NOTEBOOKS / "index.ipynb")
     nav = [{"Start": "index.md"}]
-    write_page(NOTEBOOKS / "index.ipynb", shown(NOTEBOOKS / "index.ipynb"), target, symbols)
     for tab, folders in ORDER.items():
         nav.append({tab: [{title: [page(path) for path in notebooks[f]]} for f, title in folders.items()]})
     for name in TEXTS:
@@ -378,21 +381,18 @@ def main() -> int:
     parser.add_argument("--site", type=Path, default=ROOT / "_docs", help="folder to write (default: _docs)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="notebooks at a time")
     parser.add_argument(
-        "--execute",
-        nargs="*",
-        default=["*"],
-        help="only these, such as '3_grmp/*' (default: all of the library)",
+        "--only", nargs="*", default=["*"], help="notebooks to show whole, such as '3_grmp/*'"
     )
     options = parser.parse_args()
     start = time.monotonic()
-    paths = [NOTEBOOKS / "index.ipynb"]
-    paths += [p for f in ORDER["Library"] for p in sorted((NOTEBOOKS / f).glob("*.ipynb"))]
-    paths = [p for p in paths if any(fnmatch.fnmatch(name_of(p), pattern) for pattern in options.execute)]
-    if failed := execute_all(paths, options.jobs):
+    paths = [NOTEBOOKS / "index.ipynb", *(path for group in listed().values() for path in group)]
+    whole = [p for p in paths if any(fnmatch.fnmatch(name_of(p), pattern) for pattern in options.only)]
+    library = [path for path in whole if not name_of(path).startswith(TAKES_HOURS)]
+    if failed := execute_all(library, options.jobs):
         print(f"docs: no site, these failed: {', '.join(failed)}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        warnings = write_site(options.site.resolve(), Path(folder), paths)
+        warnings = write_site(options.site.resolve(), Path(folder), whole)
     print(f"docs: {options.site}/index.html, {time.monotonic() - start:.0f} s, {warnings} warnings")
     return int(bool(warnings))
 
