@@ -17,7 +17,7 @@ FIGURES = paper_figures/$(basename $(notdir $(PROFILE)))
 CORES := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: help setup reproduce test benchmark export clean lab tiny
+.PHONY: help setup reproduce test benchmark export clean lab docs tiny
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -53,8 +53,14 @@ export: $(STAMP) ## write iqa_repro/ from the notebooks
 clean: $(STAMP) ## strip outputs and stray metadata from the notebooks
 	$(PY) tools/notebooks.py clean
 
-lab: $(STAMP) ## open JupyterLab at nbs/
-	$(PY) -m jupyterlab nbs $(LAB_ARGS)
+lab: $(STAMP) ## open JupyterLab at the index of the notebooks
+	$(PY) -m jupyterlab nbs --LabApp.default_url=/lab/tree/index.ipynb $(LAB_ARGS)
+
+# Where Quarto is installed nbdev makes its own site of the notebooks; elsewhere packages from pip do.
+docs: $(STAMP) ## make the documentation site in _docs/ (JOBS=notebooks at a time, ARGS=further options)
+	@if command -v quarto >/dev/null; then $(VENV)/bin/nbdev_docs; \
+	else OMP_NUM_THREADS=1 $(PY) tools/docs.py $(if $(JOBS),--jobs $(JOBS)) $(ARGS); fi
+	@echo "read it: $(PY) -m http.server -d _docs -b 127.0.0.1 8000, then http://127.0.0.1:8000 (from a disk all works but the search)"
 
 tiny: $(STAMP) ## train the tiny CLIP anew and replace its shipped weights
 	$(PY) -m iqa_repro.clip.tiny

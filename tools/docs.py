@@ -159,10 +159,9 @@ def with_math(text: str) -> str:
 def with_links(text: str, page: str, symbols: dict[str, str]) -> str:
     "Links between notebooks made links between pages; `names` that another notebook exports lead there"
     text = re.sub(r"(\]\([^)\s:]+)\.ipynb\b", r"\1.md", text)
-    for old, new in TEXTS.items():
-        text = re.sub(
-            rf"\]\((\.\./)+{re.escape(old)}", f"]({relpath(new, os.path.dirname(page) or '.')}", text
-        )
+    for old, new in TEXTS.items():  # JupyterLab cannot open what lies above nbs/, so notebooks only name it
+        if new != page:
+            text = text.replace(f"`{old}`", f"[`{old}`]({relpath(new, os.path.dirname(page) or '.')})")
 
     def linked(match):
         target = symbols.get(match[1], page)
@@ -251,7 +250,7 @@ def code_page(cell: dict, place: Path) -> str:
 
 def committed(paths: list[str], target: Path, page: str) -> str:
     "What is committed of an experiment's last run: figure, claims, table; empty where there is nothing"
-    blocks = []
+    blocks, said = [], set()
     for name in paths:
         folder, title = FIGURES / name, name.split("/")[1]
         if (folder / "figure.png").exists():
@@ -264,15 +263,16 @@ def committed(paths: list[str], target: Path, page: str) -> str:
             rows = [[c["sentence"], c["verdict"]] for c in claims]
             blocks.append(folded(f"{len(rows)} claims and their verdicts", ["claim", "verdict"], rows))
         if (folder / "table.csv").exists():
-            for caption, laid in table_blocks(read_table(folder / "table.csv")):
+            table = read_table(folder / "table.csv")
+            said |= {row.get("stand_in", "True") for row in table}
+            for caption, laid in table_blocks(table):
                 rows = [[cell for cell, _ in row] for row in laid["rows"]]
                 common = "".join(f"; {key}: {value}" for key, value in laid["common"])
                 summary = f"{title}: {caption[0].lower()}{caption[1:]}{common}"
                 blocks.append(folded(summary, [head for head, _ in laid["heads"]], rows))
-    head = (
-        '\n\n!!! warning "Embedded stand-in"\n    Own tiny model, own small pictures: these are the committed results of'
-        " this notebook, not comparable with the paper's. Its cells are shown below without outputs.\n\n"
-    )
+    what = "Embedded stand-in: own tiny model, own small pictures, not comparable with the paper's"
+    what = "From the paper's own material, not a stand-in" if said == {"False"} else what
+    head = f'\n\n!!! warning "{what}"\n    The committed results of this notebook; its cells follow without outputs.\n\n'
     return head + "\n\n".join(blocks) + "\n\n" if blocks else ""
 
 
