@@ -53,14 +53,11 @@ export: $(STAMP) ## write iqa_repro/ from the notebooks
 clean: $(STAMP) ## strip outputs and stray metadata from the notebooks
 	$(PY) tools/notebooks.py clean
 
-lab: $(STAMP) ## open JupyterLab at the index of the notebooks
+lab: $(STAMP) ## open JupyterLab at nbs/, with the index notebook
 	$(PY) -m jupyterlab nbs --LabApp.default_url=/lab/tree/index.ipynb $(LAB_ARGS)
 
-# Where Quarto is installed nbdev makes its own site of the notebooks; elsewhere packages from pip do.
-docs: $(STAMP) ## make the documentation site in _docs/ (JOBS=notebooks at a time, ARGS=further options)
-	@if command -v quarto >/dev/null; then $(VENV)/bin/nbdev_docs; \
-	else OMP_NUM_THREADS=1 $(PY) tools/docs.py $(if $(JOBS),--jobs $(JOBS)) $(ARGS); fi
-	@echo "read it: $(PY) -m http.server -d _docs -b 127.0.0.1 8000, then http://127.0.0.1:8000 (from a disk all works but the search)"
+docs: $(STAMP) ## make the documentation site in _docs/ (JOBS=notebooks at a time; packages of '.[docs]')
+	$(PY) tools/docs.py $(if $(JOBS),--jobs $(JOBS))
 
 tiny: $(STAMP) ## train the tiny CLIP anew and replace its shipped weights
 	$(PY) -m iqa_repro.clip.tiny

@@ -9,6 +9,12 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 facts = config["DEFAULT"]
 
+EXTRAS = "adapt reproduce gpu caption metrics parquet heic notebook docs cluster dev".split()
+extras = {name: facts[f"{name}_requirements"].split() for name in EXTRAS}
+extras["reproduce"] += extras["adapt"]
+extras["dev"] += [requirement for name in EXTRAS if name not in ("dev", "cluster") for requirement in extras[name]]
+extras["dev"] = sorted(set(extras["dev"]))
+
 setup(
     name=facts["lib_name"],
     version=facts["version"],
@@ -20,13 +26,9 @@ setup(
     license="Apache-2.0",
     python_requires=f">={facts['min_python']}",
     packages=find_packages(include=["iqa_repro", "iqa_repro.*"]),
-    package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv", "study/*.j2"]},
+    package_data={"iqa_repro": ["profiles/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv", "*/*.j2", "py.typed"]},
     install_requires=facts["requirements"].split(),
     entry_points={"console_scripts": facts["console_scripts"].split()},
-    extras_require={
-        "caption": facts["caption_requirements"].split(),  # a captioner on this machine
-        "cluster": facts["cluster_requirements"].split(),  # Snakemake's executors for Slurm and Kubernetes
-        "dev": facts["dev_requirements"].split(),
-    },
+    extras_require=extras,
     zip_safe=False,
 )

@@ -18,8 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 EXPERIMENTS = [p for p in NOTEBOOKS if "experiments" in p.parts]
-OUTSIDE = {"experiments", "benchmarks"}  # and the index, which exports nothing
-LIBRARY = [p for p in NOTEBOOKS if not OUTSIDE & set(p.parts) and p != ROOT / "nbs" / "index.ipynb"]
+LIBRARY = [p for p in NOTEBOOKS if re.match(r"\d_", p.parent.name)]  # the index is none
 MODULES = sorted(p for p in (ROOT / "iqa_repro").rglob("*.py") if p.name != "_modidx.py")
 FLOORS = {"core": 0, "data": 1, "clip": 2, "grmp": 3, "uniqa": 3, "baselines": 3, "study": 4, "app": 5}
 NOTHING_CAN_FAIL = set()  # library notebooks, as 'nbs/…', in which no input can be wrong

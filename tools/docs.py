@@ -1,373 +1,68 @@
-"""The documentation site, made of the notebooks without a network: `make docs`, or
+"""A site from the notebooks, for reading: `make docs`. Nothing is fetched, neither when it is made nor when it is read.
 
-    python tools/docs.py [--site _docs] [--jobs 2] [--only '3_grmp/*' …]
+    python tools/docs.py                        # all notebooks; those of the library are run, once per change of notebook or code
+    python tools/docs.py --no-run '3_grmp/*'    # the index and these, without outputs
 
-Library notebooks are run and shown with what they give; an executed copy is kept in the cache and used again while
-neither the notebook nor the code that it reaches has changed (`--only`: the other notebooks become a page with their
-title). Experiments take hours: they are shown beside the figure
-and table that are committed. Formulas become MathML here, so that a browser needs neither a script nor a font for
-them. Needs `pip install -e '.[docs]'`. Exit status 1 when a notebook fails or a link leads nowhere.
+With Quarto on the PATH nbdev makes the site; otherwise mkdocs-material does (`pip install -e '.[docs]'`). Exit status 0 when the
+site is whole, 1 when a notebook failed or a link leads nowhere.
 """
 
 import argparse
-import ast
-import fnmatch
 import hashlib
 import html
+import importlib.util
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
-import time
-import unicodedata
 from base64 import b64decode
-from collections import Counter
-from functools import partial
-from pathlib import Path
-from posixpath import relpath
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from fnmatch import fnmatch
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
 
-from latex2mathml.converter import convert
-from mkdocs.commands.build import build
-from mkdocs.config import load_config
-
-from iqa_repro.core.paths import atomic_path, cache_root
-from iqa_repro.study.graph import code_parts
-from iqa_repro.study.report import alt_text, read_table, show_cell, table_blocks
+import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS, FIGURES = ROOT / "nbs", ROOT / "paper_figures" / "embedded"
-ORDER = {  # tab → folder → its name, as they are read
-    "Library": {
-        "0_core": "Core",
-        "1_data": "Data",
-        "2_clip": "CLIP",
-        "3_baselines": "Simpler methods",
-        "3_grmp": "GRMP-IQA",
-        "3_uniqa": "UniQA",
-        "4_study": "Study",
-        "5_app": "Application",
-    },
-    "Experiments": {
-        "experiments/grmp_iqa": "GRMP-IQA",
-        "experiments/uniqa": "UniQA",
-        "experiments/beyond": "Beyond the papers",
-        "benchmarks": "Benchmarks",
-    },
+FIGURES = ROOT / "paper_figures" / "embedded"  # the committed results
+FLOORS = {
+    "0_core": "Core",
+    "1_data": "Data",
+    "2_clip": "CLIP",
+    "3_baselines": "Baselines",
+    "3_grmp": "GRMP-IQA",
+    "3_uniqa": "UniQA",
+    "4_study": "Study",
+    "5_app": "Your pictures",
 }
-TEXTS = {"README.md": "results.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-TAKES_HOURS = ("experiments/", "benchmarks/")  # not run for the site
-LIMIT = 900  # seconds for one cell
-NOT_RUN = re.compile(r"^#\| *(slow|gpu|notest|eval: *false)", re.M)
-HIDDEN = re.compile(r"^#\| *hide", re.M)
-DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
-VERBATIM = re.compile(r"(```.*?```|`[^`\n]+`)", re.S)
-MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.S)
+RESULTS = {
+    "experiments/grmp_iqa": "GRMP-IQA, results",
+    "experiments/uniqa": "UniQA, results",
+    "experiments/beyond": "Beyond the papers",
+    "benchmarks": "Benchmarks",
+}
+PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
+STYLE = """
+math { font-size: 1.08em; }
+math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
+.md-typeset table.dataframe { display: block; overflow-x: auto; font-size: .64rem; border-collapse: collapse; border: 0; margin: 1em 0; }
+.md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .25em .7em; text-align: right; border: 0; border-bottom: .05rem solid var(--md-typeset-table-color); }
+.md-grid { max-width: 74rem; }
+.md-typeset img { background: white; border-radius: 2px; }
+.highlight.language-text code { background: none; border-left: .15rem solid var(--md-default-fg-color--lightest); white-space: pre-wrap; }
+.highlight.language-text .md-code__nav { display: none; }
+.md-typeset h1 { font-weight: 500; color: inherit; }
+@media print { math { overflow: visible; } }
+"""
 
 
-# --- notebooks ------------------------------------------------------------------------------------------------------
-
-
-def source_of(cell: dict) -> str:
-    return "".join(cell["source"])
-
-
-def read(path: Path) -> list[dict]:
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
-
-
-def name_of(path: Path) -> str:
-    return path.relative_to(NOTEBOOKS).with_suffix("").as_posix()
-
-
-def executed_copy(path: Path) -> Path:
-    "Where the executed copy of a notebook is, or will be: its name holds all that it depends on"
-    code = [source_of(c) for c in read(path) if c["cell_type"] == "code"]
-    parts = code_parts("\n\n".join(c for c in code if not c.lstrip().startswith("%")))
-    content = json.dumps([path.read_text(encoding="utf-8"), parts]).encode()
-    return cache_root() / "docs" / f"{path.stem}-{hashlib.sha256(content).hexdigest()[:16]}.ipynb"
-
-
-def execute(path: Path) -> tuple[str, float, str]:
-    "Run a notebook in a process of its own as nbdev_test does; (name, seconds, what failed)"
-    from execnb.shell import CaptureShell
-
-    start, target = time.monotonic(), executed_copy(path)
-    os.chdir(path.parent)
-    shell = CaptureShell(mpl_format="retina", timeout=LIMIT)
-    left_out = lambda c: c.cell_type == "code" and (NOT_RUN.search(c.source) or "nbdev_export()" in c.source)
-    try:
-        with atomic_path(target) as part:
-            shell.execute(path, part, exc_stop=True, preproc=left_out)
-    except Exception as error:
-        return name_of(path), time.monotonic() - start, f"{type(error).__name__}: {error}\n{shell.prettytb()}"
-    return name_of(path), time.monotonic() - start, ""
-
-
-def execute_all(paths: list[Path], jobs: int) -> list[str]:
-    "Names of the notebooks that failed; each is told as it ends"
-    todo, failed = [path for path in paths if not executed_copy(path).exists()], []
-    (cache_root() / "docs").mkdir(parents=True, exist_ok=True)
-    print(f"docs: {len(paths) - len(todo)} executed notebooks from the cache, {len(todo)} to run", flush=True)
-    if todo:
-        import matplotlib.pyplot  # noqa: F401 - once, before the processes fork
-
-        import iqa_repro.app.scorer  # noqa: F401
-    with multiprocessing.get_context("fork").Pool(max(1, jobs), maxtasksperchild=1) as pool:
-        for number, (name, seconds, problem) in enumerate(pool.imap_unordered(execute, todo), 1):
-            print(f"docs: {number}/{len(todo)} {name}, {seconds:.0f} s {problem}".rstrip(), flush=True)
-            failed += [name] if problem else []
-    return failed
-
-
-# --- text -----------------------------------------------------------------------------------------------------------
-
-
-def mathml(formula: str, display: bool) -> str:
-    "A formula as MathML; what the converter does not know fails the build"
-    found = convert(formula.replace(r"\arg", r"\operatorname{arg}"), display="block" if display else "inline")
-    found = re.sub(r'<mi mathvariant="script">(\w)</mi>', lambda m: f"<mi>{script(m[1])}</mi>", found)
-    found = found.replace("<mi>&#x0007E;</mi>", "<mo>&#x223C;</mo>")
-    found = re.sub(
-        r"<mi>([a-z]{2,})</mi>", r'<mo lspace="0.15em" rspace="0.1em">\1</mo>', found
-    )  # log, ln, …
-    if re.search(r"\\[a-zA-Z]|<merror", found):
-        raise ValueError(f"latex2mathml does not know all of {formula!r}")
-    return found if display else f'<span class="math">{found}</span>'
-
-
-def script(letter: str) -> str:
-    "𝒩 of N: browsers know no script variant of a letter"
-    try:
-        return unicodedata.lookup(f"MATHEMATICAL SCRIPT CAPITAL {letter}")
-    except KeyError:
-        return unicodedata.lookup(f"SCRIPT CAPITAL {letter}")
-
-
-def with_math(text: str) -> str:
-    "Markdown with formulas as MathML, code left alone; marks of Markdown inside a formula are escaped"
-    escape = partial(re.sub, r"[_*|`]", lambda m: f"&#{ord(m[0])};")
-    formula = lambda m: escape(mathml(" ".join((m[1] or m[2]).split()), bool(m[1])))
-    parts = VERBATIM.split(text)
-    parts[::2] = [MATH.sub(formula, part) for part in parts[::2]]
-    return "".join(parts)
-
-
-def with_links(text: str, page: str, symbols: dict[str, str]) -> str:
-    "Links between notebooks made links between pages; `names` that another notebook exports lead there"
-    text = re.sub(r"(\]\([^)\s:]+)\.ipynb\b", r"\1.md", text)
-    for old, new in TEXTS.items():  # JupyterLab cannot open what lies above nbs/, so notebooks only name it
-        if new != page:
-            text = text.replace(f"`{old}`", f"[`{old}`]({relpath(new, os.path.dirname(page) or '.')})")
-
-    def linked(match):
-        target = symbols.get(match[1], page)
-        address = f"{relpath(target, os.path.dirname(page) or '.')}#{match[1]}"
-        return match[0] if target == page else f"[`{match[0][1:-1]}`]({address})"
-
-    lines = text.split("\n")
-    lines = [
-        line
-        if line.startswith("#")
-        else re.sub(r"(?<![\[`])`([A-Za-z_]\w+)(?:\([^`]*\))?`(?![\]`])", linked, line)
-        for line in lines
-    ]
-    text = "\n".join(lines)
-    return re.sub(r"(?m)^(?![-*] |\s).+\n(?=[-*] )", r"\g<0>\n", text)  # a list needs an empty line before it
-
-
-def exported(path: Path) -> dict[str, str]:
-    "Public names that a notebook exports → its page"
-    cells = [source_of(c) for c in read(path) if c["cell_type"] == "code"]
-    names = [name for cell in cells if re.search(r"^#\| *export", cell, re.M) for name in defined(cell)]
-    return dict.fromkeys((name for name in names if name[0] != "_"), f"{name_of(path)}.md")
-
-
-def defined(code: str) -> list[str]:
-    "Functions, classes and constants that a cell defines"
-    body = ast.parse(code).body
-    names = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
-    return names + [
-        n.targets[0].id for n in body if isinstance(n, ast.Assign) and hasattr(n.targets[0], "id")
-    ]
-
-
-# --- pages ----------------------------------------------------------------------------------------------------------
-
-
-def output(data: dict, place: Path) -> str:
-    "One output of a cell as HTML; pictures are written beside the page"
-    if data["output_type"] == "stream":
-        return f"<pre>{plain(data['text'])}</pre>"
-    bundle = data.get("data", {})
-    if "text/html" in bundle:
-        return "".join(bundle["text/html"])
-    if "image/png" in bundle:
-        picture = b64decode("".join(bundle["image/png"]))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = place.with_name(f"{place.name}-{hashlib.sha256(picture).hexdigest()[:8]}.png")
-        file.write_bytes(picture)
-        width = int.from_bytes(picture[16:20], "big") // 2  # drawn with two pixels for one
-        words = html.escape(" ".join(bundle.get("text/plain", ["picture"])))
-        return f'<img src="{file.name}" width="{width}" alt="{words}" loading="lazy">'
-    if "image/svg+xml" in bundle:
-        return "".join(bundle["image/svg+xml"])
-    return f"<pre>{plain(bundle.get('text/plain', ''))}</pre>"
-
-
-def plain(text: str | list[str]) -> str:
-    "Text for a page: no colours of a terminal, and of a line that was written over, its last state"
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", "".join(text)).split("\n")
-    return html.escape("\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)).strip("\n")
-
-
-def code_page(cell: dict, place: Path) -> str:
-    "A code cell and what it gave"
-    code = source_of(cell)
-    if HIDDEN.search(code):
-        return ""
-    module = re.match(r"#\| *default_exp (\S+)", code)
-    if module:
-        notebook = f"nbs/{place.parent.name}/{place.stem}.ipynb"
-        return (
-            f"*Module `iqa_repro.{module[1]}`, notebook `{notebook}`; code with a bar goes into the module.*"
-        )
-    into = re.search(r"^#\| *export", code, re.M)
-    anchors = "".join(f'<a id="{name}"></a>' for name in (defined(code) if into else []))
-    mark = " .exported" if into else ""
-    text = f"~~~~~~ {{.python{mark}}}\n{DIRECTIVE.sub('', code).strip()}\n~~~~~~\n"
-    given = "\n".join(output(one, place) for one in cell.get("outputs", []))
-    return (
-        anchors
-        + "\n\n"
-        + text
-        + (f'\n<div class="output" data-search-exclude>{given}</div>\n' if given else "")
-    )
-
-
-def committed(paths: list[str], target: Path, page: str) -> str:
-    "What is committed of an experiment's last run: figure, claims, table; empty where there is nothing"
-    blocks, said = [], set()
-    for name in paths:
-        folder, title = FIGURES / name, name.split("/")[1]
-        if (folder / "figure.png").exists():
-            copy(folder / "figure.png", target)
-            address = relpath(f"paper_figures/embedded/{name}/figure.png", os.path.dirname(page))
-            words = alt_text(title, read_table(folder / "figure.csv"))
-            blocks.append(f'<img src="{html.escape(address)}" alt="{html.escape(words)}" loading="lazy">')
-        if (folder / "claims.json").exists():
-            claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-            rows = [[c["sentence"], c["verdict"]] for c in claims]
-            blocks.append(folded(f"{len(rows)} claims and their verdicts", ["claim", "verdict"], rows))
-        if (folder / "table.csv").exists():
-            table = read_table(folder / "table.csv")
-            said |= {row.get("stand_in", "True") for row in table}
-            for caption, laid in table_blocks(table):
-                rows = [[cell for cell, _ in row] for row in laid["rows"]]
-                common = "".join(f"; {key}: {value}" for key, value in laid["common"])
-                summary = f"{title}: {caption[0].lower()}{caption[1:]}{common}"
-                blocks.append(folded(summary, [head for head, _ in laid["heads"]], rows))
-    what = "Embedded stand-in: own tiny model, own small pictures, not comparable with the paper's"
-    what = "From the paper's own material, not a stand-in" if said == {"False"} else what
-    head = f'\n\n!!! warning "{what}"\n    The committed results of this notebook; its cells follow without outputs.\n\n'
-    return head + "\n\n".join(blocks) + "\n\n" if blocks else ""
-
-
-def folded(caption: str, names: list[str], rows: list[list[str]]) -> str:
-    "A table that opens on a click"
-    line = lambda tag, cells: (
-        "<tr>" + "".join(f"<{tag}>{html.escape(show_cell(str(c)))}</{tag}>" for c in cells) + "</tr>"
-    )
-    body = line("th", names) + "".join(line("td", row) for row in rows)
-    return f'<details><summary>{html.escape(caption)}</summary><div class="wide"><table>{body}</table></div></details>'
-
-
-def copy(file: Path, target: Path) -> None:
-    "Copy a file of the project to the same place of the site"
-    place = target / file.relative_to(ROOT)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, place)
-
-
-def write_page(path: Path, whole: bool, target: Path, symbols: dict[str, str]) -> str:
-    "A notebook as a page, or its title alone. The title"
-    name = name_of(path)
-    page, place, texts = f"{name}.md", target / name, []
-    for cell in read(path if name.startswith(TAKES_HOURS) or not whole else executed_copy(path)):
-        if cell["cell_type"] == "markdown":
-            texts.append(with_links(with_math(source_of(cell)), page, symbols))
-        elif cell["cell_type"] == "code":
-            texts.append(code_page(cell, place))
-    title = re.search(r"^# (.+)$", "\n".join(texts), re.M)[1]
-    if not whole:
-        texts = [f"# {title}"]
-    elif name.startswith(TAKES_HOURS):
-        code = "\n".join(source_of(c) for c in read(path) if c["cell_type"] == "code")
-        found = re.findall(r"""start_run\(\s*["']([^"']+)["']""", code)
-        texts.insert(1, committed(found, target, page))
-    elif texts[0].startswith("*Module"):
-        texts[:2] = texts[1::-1]  # the title first
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.with_name(f"{place.name}.md").write_text("\n\n".join(texts), encoding="utf-8")
-    return title.replace("`", "")
-
-
-def write_text(name: str, target: Path, symbols: dict[str, str]) -> None:
-    "A text of the project as a page; what it links to and shows comes with it"
-    text = (ROOT / name).read_text(encoding="utf-8")
-    for old, new in TEXTS.items():
-        text = text.replace(f"]({old})", f"]({new})")
-    for address in re.findall(r"\]\(([^)#:\s]+)\)", text):
-        if (ROOT / address).is_file():
-            copy(ROOT / address, target)
-    (target / TEXTS[name]).write_text(with_links(with_math(text), TEXTS[name], symbols), encoding="utf-8")
-
-
-def listed() -> dict[str, list[Path]]:
-    "Folder → its notebooks, in reading order"
-    folders = [folder for group in ORDER.values() for folder in group]
-    return {folder: sorted((NOTEBOOKS / folder).glob("*.ipynb"), key=natural) for folder in folders}
-
-
-def write_site(site: Path, target: Path, whole: list[Path]) -> int:
-    "All pages to `target`, the site to `site`; number of warnings"
-    names = [(name, page) for path in whole for name, page in exported(path).items()]
-    once = Counter(name for name, _ in names)
-    symbols = {name: page for name, page in names if once[name] == 1}  # one meaning each
-    write = lambda path: write_page(path, path in whole, target, symbols)
-    page = lambda path: {write(path): f"{name_of(path)}.md"}
-    notebooks = listed()
-    write(NOTEBOOKS / "index.ipynb")
-    nav = [{"Start": "index.md"}]
-    for tab, folders in ORDER.items():
-        nav.append({tab: [{title: [page(path) for path in notebooks[f]]} for f, title in folders.items()]})
-    for name in TEXTS:
-        write_text(name, target, symbols)
-    nav += [{"Results": "results.md"}, {"Contributing": ["contributing.md", {"Changes": "changelog.md"}]}]
-    shutil.copy(ROOT / "tools" / "docs" / "look.css", target)
-    counted = Warnings()
-    logging.getLogger("mkdocs").addHandler(counted)
-    config = load_config(
-        str(ROOT / "tools" / "docs" / "mkdocs.yml"), docs_dir=str(target), site_dir=str(site), nav=nav
-    )
-    config.plugins.on_startup(command="build", dirty=False)
-    build(config)
-    return len(counted.told)
-
-
-class Warnings(logging.Handler):
-    "Counts and tells what mkdocs warns of"
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.told = []
-
-    def emit(self, record):
-        self.told.append(record.getMessage())
-        print("docs:", self.told[-1], file=sys.stderr)
+# --- which notebooks, in which order ---------------------------------------------------------------------------------
 
 
 def natural(path: Path) -> list:
@@ -375,27 +70,378 @@ def natural(path: Path) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
 
-def main() -> int:
-    "0, or 1 when a notebook failed or a link leads nowhere"
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--site", type=Path, default=ROOT / "_docs", help="folder to write (default: _docs)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="notebooks at a time")
-    parser.add_argument(
-        "--only", nargs="*", default=["*"], help="notebooks to show whole, such as '3_grmp/*'"
+def sections(wanted: list[str]) -> dict[str, list[str]]:
+    "Headline → notebooks below nbs/, in reading order; `wanted` are patterns, none means all"
+    found = {}
+    for folder, headline in (FLOORS | RESULTS).items():
+        names = [
+            f"{folder}/{path.name}" for path in sorted((ROOT / "nbs" / folder).glob("*.ipynb"), key=natural)
+        ]
+        names = [name for name in names if not wanted or any(fnmatch(name, pattern) for pattern in wanted)]
+        if names:
+            found[headline] = names
+    return found
+
+
+def is_library(name: str) -> bool:
+    "Whether a notebook is run for the site: those of the floors, and the index"
+    return name == "index.ipynb" or name.split("/")[0] in FLOORS
+
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+def digest(path: Path) -> str:
+    "Of the notebook, and of the package's code that it reaches"
+    from iqa_repro.study.graph import code_parts
+
+    book = nbformat.read(path, as_version=4)
+    code = [
+        c.source for c in book.cells if c.cell_type == "code" and not c.source.lstrip().startswith(("%", "!"))
+    ]
+    package = ROOT / "iqa_repro"
+    lazy = re.search(r"^\s*import iqa_repro$", "\n".join(code), re.M)  # its names come from anywhere
+    files = package.rglob("*.py" if lazy else "*.toml")
+    parts = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    parts |= code_parts("\n".join(code)) | {"outputs": "1"}
+    parts["notebook"] = [(cell.cell_type, cell.source) for cell in book.cells]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run(source: Path, target: Path) -> None:
+    "Run a notebook as nbdev_test does, in its own folder, and keep its outputs"
+    os.environ["IN_TEST"] = "1"  # its last cell exports nothing
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    from execnb.shell import CaptureShell
+
+    os.chdir(source.parent)
+    skipped = re.compile(r"^#\| *(eval: *false|slow|gpu|notest)", re.M)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    shell = CaptureShell(source)
+    shell.execute(source, part, exc_stop=True, preproc=lambda cell: bool(skipped.search(cell.source)))
+    os.replace(part, target)
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+def run_all(
+    names: list[str], cache: Path, jobs: int, folder: Path = ROOT / "nbs"
+) -> tuple[dict[str, Path], dict[str, str]]:
+    "Executed copies of notebooks, made where they are not there; and why others failed"
+    copies = {name: cache / Path(name).with_suffix("") / f"{digest(folder / name)}.ipynb" for name in names}
+    todo, failed = [name for name in names if not copies[name].exists()], {}
+    print(f"{len(names) - len(todo)} notebooks are as they were, {len(todo)} to run", flush=True)
+    pool = ProcessPoolExecutor(
+        jobs, get_context("spawn"), max_tasks_per_child=12
+    )  # a fresh process now and then
+    with pool:
+        futures = {pool.submit(run, folder / name, copies[name]): name for name in todo}
+        for number, future in enumerate(as_completed(futures), 1):
+            name, error = futures[future], future.exception()
+            if isinstance(error, BrokenProcessPool):
+                failed[name] = "its process was killed, or that of a notebook beside it (out of memory?)"
+            elif error:
+                failed[name] = f"{type(error).__name__}: {error}"
+            else:
+                for old in set(copies[name].parent.glob("*.ipynb")) - {copies[name]}:
+                    old.unlink()
+            print(f"[{number}/{len(todo)}] {name}{' FAILED' if error else ''}", flush=True)
+    return copies, failed
+
+
+# --- a notebook as a page ---------------------------------------------------------------------------------------------
+
+
+def relink(text: str, name: str, pages: set[str]) -> str:
+    "Links to notebooks lead to their pages; of notebooks that have none the words remain"
+
+    def link(match):
+        target = os.path.normpath(PurePosixPath(name).parent / match[2])
+        return f"[{match[1]}]({match[2].removesuffix('.ipynb')}.md)" if target in pages else match[1]
+
+    return re.sub(r"\[([^\]]+)\]\(([^)\s:]+\.ipynb)\)", link, text)
+
+
+def spaced(text: str) -> str:
+    "A list may follow a paragraph at once in JupyterLab; Python-Markdown wants an empty line between"
+    return re.sub(r"(?m)^(?! *(?:[-*]|\d+\.) )(?=\S)(.+)\n(?=(?:[-*]|1\.) )", r"\1\n\n", text)
+
+
+def readable(book, name: str, pages: set[str]) -> dict[bytes, int]:
+    "Take out what only nbdev reads, and lead links to pages; returns widths of figures by their SHA-256"
+    book.metadata["language_info"] = {"name": "python"}  # colours
+    kept, widths = [], {}
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            if re.search(r"^#\| *hide", cell.source, re.M):
+                continue
+            cell.source = re.sub(r"(?m)^#\|.*\n?", "", cell.source).strip()
+            for output in cell.outputs:  # without what Python prints of a figure, and styles of its own
+                data = output.get("data", {})
+                if "text/html" in data:
+                    data["text/html"] = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S)
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+                if (
+                    width := output.get("metadata", {}).get("image/png", {}).get("width")
+                ):  # drawn with twice the pixels
+                    widths[hashlib.sha256(b64decode(data["image/png"])).digest()] = width
+        else:
+            cell.source = spaced(relink(cell.source, name, pages))
+        if cell.source:
+            kept.append(cell)
+    book.cells = kept
+    return widths
+
+
+def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
+    "Write one notebook below `site` as Markdown, with its pictures beside it"
+    from nbconvert import MarkdownExporter
+
+    book = nbformat.read(source, as_version=4)
+    module = re.search(r"^#\| *default_exp (\S+)", book.cells[0].source, re.M)
+    widths = readable(book, name, pages)
+    resources = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}
+    body, resources = MarkdownExporter().from_notebook_node(book, resources)
+    if name != "index.ipynb":
+        about = f"`nbs/{name}`" + (f" → `iqa_repro.{module[1]}`" if module else "")
+        body = re.sub(r"((?:^|\n)# .+\n(?:\n*>.*\n)*)", rf"\1\n{about}\n{result(name)}", body + "\n", count=1)
+    target = (site / name).with_suffix(".md")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for file, content in resources.get("outputs", {}).items():
+        (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
+        (target.parent / file).write_bytes(content)
+        if width := widths.get(hashlib.sha256(content).digest()):
+            body = body.replace(f"]({file})", f']({file}){{ width="{width}" }}')
+    target.write_text(body, encoding="utf-8")
+    if (figure := FIGURES / artefact(name) / "figure.png").exists() and not is_library(name):
+        shutil.copy(figure, target.with_suffix(".png"))
+
+
+def artefact(name: str) -> str:
+    "Where a notebook's results lie below those of a profile"
+    stem = name.removesuffix(".ipynb")
+    return (
+        stem.removeprefix("experiments/")
+        if stem.startswith("experiments/")
+        else stem.replace("benchmarks", "benchmark")
     )
-    options = parser.parse_args()
-    start = time.monotonic()
-    paths = [NOTEBOOKS / "index.ipynb", *(path for group in listed().values() for path in group)]
-    whole = [p for p in paths if any(fnmatch.fnmatch(name_of(p), pattern) for pattern in options.only)]
-    library = [path for path in whole if not name_of(path).startswith(TAKES_HOURS)]
-    if failed := execute_all(library, options.jobs):
-        print(f"docs: no site, these failed: {', '.join(failed)}", file=sys.stderr)
-        return 1
+
+
+def result(name: str) -> str:
+    "What the committed run of an experiment came to: its figure and the verdicts"
+    if is_library(name):
+        return ""
+    folder, text = FIGURES / artefact(name), ""
+    if (folder / "figure.png").exists():
+        text += f"\n## Embedded stand-in\n\nThe committed figure; the source below is not run for this page.\n\n![figure of {artefact(name)}]({Path(name).stem}.png)\n"
+    if (folder / "claims.json").exists():
+        text += "\n| claim | from | verdict |\n| --- | --- | --- |\n"
+        for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8")):
+            cells = (str(claim[key]).replace("|", "\\|") for key in ("sentence", "source", "verdict"))
+            text += f"| {' | '.join(cells)} |\n"
+    return text.replace("\\", "\\\\") + "\n## Source\n" if text else ""
+
+
+def project_pages(site: Path, pages: set[str]) -> dict[str, str]:
+    "README and its kin as pages; files that they link to come along"
+    titles = {}
+    for name, page in PROJECT.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s:#]+)\)", text):
+            if target in PROJECT:
+                text = text.replace(f"]({target})", f"]({PROJECT[target]})")
+            elif (ROOT / target).is_file():
+                (site / target).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / target, site / target)
+        named = lambda m: f"[`nbs/{m[1]}`]({m[1][:-6]}.md)" if m[1] in pages else m[0]
+        text = re.sub(r"`nbs/([\w/]+\.ipynb)`", named, text)
+        (site / page).write_text(spaced(text), encoding="utf-8")
+        titles[name.removesuffix(".md").capitalize() if name != "README.md" else "README"] = page
+    return titles
+
+
+# --- the site ---------------------------------------------------------------------------------------------------------
+
+
+SCRIPT = {letter: chr(0x1D49C + place) for place, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
+SCRIPT |= dict(zip("BEFHILMR", "ℬℰℱℋℐℒℳℛ", strict=True))  # older than the row of the others
+NAMED = "<mi>(?:log|ln|exp|cos|sin|arccos|lim)</mi>"
+THIN = '<mspace width="0.17em" />'
+
+
+def formula(latex: str, display: bool) -> str:
+    "MathML of a formula: browsers draw it themselves, without a script or a font from elsewhere"
+    from latex2mathml.converter import convert
+
+    latex = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)
+    mathml = convert(latex, display="block" if display else "inline")
+    if "\\" in mathml:
+        raise ValueError(f"latex2mathml does not know a command of ${latex}$; write it otherwise")
+    # browsers know no script letters but those of Unicode, and leave no room beside the name of a function
+    mathml = re.sub(r'<mi mathvariant="script">([A-Z])</mi>', lambda m: f"<mi>{SCRIPT[m[1]]}</mi>", mathml)
+    mathml = re.sub(rf"(</m(?:i|n|row|sub)>)({NAMED})", rf"\1{THIN}\2", mathml)
+    return re.sub(rf"({NAMED})(?=<m(?:i|n|row|sub|sup|frac)\b)", rf"\1{THIN}", mathml)
+
+
+def on_page_content(content, page, **_):
+    "A hook of mkdocs: formulas that arithmatex has marked become MathML"
+    inline = lambda m: formula(html.unescape(m[1]), False)
+    block = lambda m: formula(html.unescape(m[1]), True)
+    content = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', inline, content, flags=re.S)
+    return re.sub(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', block, content, flags=re.S)
+
+
+def settings(site: Path, output: Path, navigation: list) -> dict:
+    "What mkdocs is told"
+    toggle = {"light": ("dark", "default", "weather-night"), "dark": ("light", "slate", "weather-sunny")}
+    palette = [
+        {
+            "media": f"(prefers-color-scheme: {scheme})",
+            "scheme": colours,
+            "primary": "blue grey" if scheme == "light" else "black",
+            "accent": "teal",
+            "toggle": {"icon": f"material/{icon}", "name": f"to {other} mode"},
+        }
+        for scheme, (other, colours, icon) in toggle.items()
+    ]
+    features = [
+        "navigation.footer",
+        "navigation.top",
+        "navigation.prune",
+        "toc.follow",
+        "search.highlight",
+        "content.code.copy",
+    ]
+    extensions = [
+        "tables",
+        "attr_list",
+        "pymdownx.superfences",
+        "pymdownx.highlight",
+        "pymdownx.inlinehilite",
+    ]
+    extensions += [{"pymdownx.highlight": {"pygments_lang_class": True}}]
+    extensions += [{"pymdownx.arithmatex": {"generic": True}}, {"toc": {"permalink": True}}]
+    return {
+        "site_name": "iqa_repro",
+        "site_description": "GRMP-IQA and UniQA, notebook by notebook",
+        "docs_dir": str(site),
+        "site_dir": str(output),
+        "use_directory_urls": False,  # pages open from the disk too; only the search wants a server
+        "theme": {"name": "material", "font": False, "palette": palette, "features": features},
+        "plugins": ["search"],
+        "markdown_extensions": extensions,
+        "extra_css": ["style.css"],
+        "hooks": [str(Path(__file__).resolve())],
+        "nav": navigation,
+        "validation": {
+            "nav": {"omitted_files": "ignore"},
+            "links": {"anchors": "warn", "absolute_links": "warn"},
+        },
+    }
+
+
+class Kept(logging.Handler):
+    "Warnings of mkdocs, such as a link that leads nowhere"
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+def title_of(path: Path) -> str:
+    "First headline of a page, as it stands in the navigation"
+    return re.search(r"(?m)^# (.+)$", path.read_text(encoding="utf-8"))[1].replace("`", "")
+
+
+def build(output: Path, wanted: list[str], jobs: int = 1, execute: bool = True) -> list[str]:
+    "Make the site; returns what went wrong"
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"
+    import yaml
+    from mkdocs.commands.build import build as mkdocs_build
+    from mkdocs.config import load_config
+
+    from iqa_repro.core.paths import cache_root
+
+    chosen = sections(wanted)
+    names = ["index.ipynb", *(name for part in chosen.values() for name in part)]
+    copies, failed = {}, {}
+    if execute:
+        copies, failed = run_all([n for n in names if is_library(n)], cache_root() / "docs", jobs)
+        if failed:
+            return [f"nbs/{name}: {why}" for name, why in failed.items()]
     with tempfile.TemporaryDirectory() as folder:
-        warnings = write_site(options.site.resolve(), Path(folder), whole)
-    print(f"docs: {options.site}/index.html, {time.monotonic() - start:.0f} s, {warnings} warnings")
-    return int(bool(warnings))
+        site = Path(folder) / "docs"
+        for name in names:
+            as_page(copies.get(name, ROOT / "nbs" / name), name, set(names), site)
+        (site / "style.css").write_text(STYLE, encoding="utf-8")
+        pages = {
+            part: [name.replace(".ipynb", ".md") for name in members] for part, members in chosen.items()
+        }
+        navigation = [{"Where to go": "index.md"}]
+        navigation += [{part: [{title_of(site / p): p} for p in members]} for part, members in pages.items()]
+        navigation += [
+            {"Project": [{title: page} for title, page in project_pages(site, set(names)).items()]}
+        ]
+        config = Path(folder) / "mkdocs.yml"
+        config.write_text(
+            yaml.safe_dump(settings(site, output, navigation), sort_keys=False), encoding="utf-8"
+        )
+        kept, logger = Kept(), logging.getLogger("mkdocs")
+        logger.addHandler(kept)
+        try:
+            mkdocs_build(load_config(str(config)))
+        finally:
+            logger.removeHandler(kept)
+    return kept.messages
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def quarto(output: Path) -> list[str]:
+    "The site that nbdev makes with Quarto, in a copy: it would write README.md anew and settings beside the notebooks"
+    from notebooks import copy_project
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy_project(Path(folder))
+        for name in PROJECT:
+            shutil.copy(ROOT / name, folder)
+        done = subprocess.run([sys.executable, "-c", "import nbdev.quarto as q; q.nbdev_docs()"], cwd=folder)
+        if done.returncode:
+            return [f"nbdev_docs ended with {done.returncode}; --no-quarto makes the site without it"]
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.move(Path(folder) / "_docs", output)
+    return []
+
+
+def main() -> int:
+    "0 when the site is whole"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("wanted", nargs="*", help="patterns below nbs/, such as '3_grmp/*' (default: all)")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "_docs", help="folder of the site (default: _docs)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at a time (default: 1)")
+    parser.add_argument("--no-run", action="store_true", help="show the library's notebooks without outputs")
+    parser.add_argument("--no-quarto", action="store_true", help="mkdocs-material even where Quarto is there")
+    options = parser.parse_args()
+    if shutil.which("quarto") and not (options.no_quarto or options.wanted):
+        problems = quarto(options.output.resolve())
+    elif missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        parser.error(f"{', '.join(missing)} not installed: pip install -e '.[docs]'")
+    else:
+        problems = build(options.output.resolve(), options.wanted, max(1, options.jobs), not options.no_run)
+    print(
+        "\n".join(problems)
+        or f"the site is in {options.output}; to read it: python -m http.server -d {options.output}"
+    )
+    return int(bool(problems))
+
+
+if (
+    __name__ == "__main__"
+):  # by its name: a notebook that runs takes the place of __main__, where a pool would look for `run`
+    import docs
+
+    sys.exit(docs.main())

@@ -1,13 +1,15 @@
-"""Open notebooks in JupyterLab in a real browser without a window, run all their cells, look for errors.
+"""Open notebooks in JupyterLab in a real browser without a window, run all their cells, look for errors, take pictures.
 
-    python tools/jlab_check.py nbs/3_grmp/01_qgr.ipynb … [--pictures FOLDER] [--timeout 600]
+    python tools/jlab_check.py nbs/3_grmp/01_qgr.ipynb                       # one line on it
+    python tools/jlab_check.py nbs/?_*/*.ipynb --pictures shots/ --timeout 900  # all of the library, with screenshots
 
-One server serves all, one page after the other; kernels are shut down in between. Needs Chromium (Debian: apt-get
-install chromium) and `pip install playwright`. It works on a temporary copy of the project, since the last cell of a
-notebook exports. Exit status 0 when every cell ran without an error, 1 when not.
+Needs Chromium (Debian: apt-get install chromium) and `pip install playwright`. It works on a temporary copy of the project,
+since the last cell of a notebook exports. One server and one browser serve all notebooks; a kernel goes when its notebook
+is done. Exit status 0 when every cell ran without an error, 1 when not.
 """
 
 import argparse
+import json
 import os
 import secrets
 import shutil
@@ -28,7 +30,6 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("nbs", "iqa_repro", "settings.ini", "pyproject.toml", "setup.py", "README.md")
-DEFAULT_URL = "/lab/tree/index.ipynb"  # as in the Makefile, which serves nbs/ too
 BROWSER = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 WIDTH, TALLEST = 1400, 16000  # pixels of the screenshot
 
@@ -45,23 +46,22 @@ KERNEL_READY = (
     "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 )
 SAVED = "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
-SHUT_DOWN = "() => window.jupyterapp.serviceManager.sessions.shutdownAll()"
 TO_TOP = "() => document.querySelector('.jp-WindowedPanel-outer')?.scrollTo(0, 0)"
 HEIGHT = "() => document.querySelector('.jp-WindowedPanel-inner')?.scrollHeight ?? 1000"
 
 
-def copy_project(target: Path) -> None:
+def copy_project(target: Path, root: Path = ROOT) -> None:
     "Copy what notebooks need to run"
     for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        if (root / name).is_dir():
+            shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
         else:
-            shutil.copy(ROOT / name, target)
+            shutil.copy(root / name, target)
 
 
 @contextmanager
 def jupyterlab(folder: Path):
-    "Serve nbs/ of the copy in `folder`; yields the address and its token, and stops the server"
+    "Serve `folder`; yields the address and its token, and stops the server"
     with socket.socket() as probe:  # the system names a free port
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -70,8 +70,7 @@ def jupyterlab(folder: Path):
     options += [
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder / 'nbs'}",
-        f"--LabApp.default_url={DEFAULT_URL}",
+        f"--ServerApp.root_dir={folder}",
     ]
     environment = os.environ | {"PYTHONPATH": str(folder)}  # the copy's package, not the installed one
     with open(folder / "jupyterlab.log", "w") as log:
@@ -98,70 +97,98 @@ def menu(page, name: str, entry: str) -> None:
     page.locator(".lm-Menu-itemLabel", has_text=entry).first.click()
 
 
-def find_chromium() -> str | None:
-    "The browser, or None"
-    return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
 @contextmanager
-def browser():
+def chromium():
     "A browser without a window"
     with sync_playwright() as playwright:
-        window = playwright.chromium.launch(
-            executable_path=find_chromium(), args=list(BROWSER), headless=True
-        )
-        yield window
-        window.close()
+        program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+        browser = playwright.chromium.launch(executable_path=program, args=list(BROWSER), headless=True)
+        yield browser
+        browser.close()
 
 
 def run_all(
-    window, address: str, token: str, notebook: str, picture: Path | None, timeout: float
+    browser, address: str, token: str, notebook: str, picture: Path | None, timeout: float
 ) -> list[str]:
-    "Open, run, save and photograph a notebook below nbs/; returns errors that the page itself raised"
+    "Open, run, save and photograph the notebook; returns errors that the page itself raised"
     raised = []
-    with window.new_context(viewport={"width": WIDTH, "height": 1000}) as context:
-        page = context.new_page()
-        page.on("pageerror", lambda error: raised.append(str(error)))
+    page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
+    page.on("pageerror", lambda error: raised.append(str(error)))
+    try:
         page.goto(f"{address}/lab/tree/{notebook}?reset&token={token}", timeout=120_000)
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+        page.wait_for_function(KERNEL_READY, timeout=120_000, polling=500)
+        try:  # on first use it asks whether to fetch news
+            news = page.locator(".jp-toast-button, .jp-Dialog button").filter(has_text="No").first
+            news.click(timeout=2000)
+        except PlaywrightTimeout:
+            pass
+        menu(page, "Run", "Run All Cells")
         try:
-            run_cells(page, timeout)
+            page.wait_for_function(FINISHED, timeout=1000 * timeout, polling=500)
         except PlaywrightTimeout:
             raised.append(f"not finished after {timeout:.0f} s")
+        page.wait_for_timeout(1000)  # pictures still on their way
+        menu(page, "File", "Save Notebook")
+        page.wait_for_function(SAVED, timeout=60_000, polling=200)
         if picture:
             photograph(page, picture)
-        page.evaluate(SHUT_DOWN)
+    except PlaywrightTimeout as error:
+        raised.append(str(error).splitlines()[0])
+    finally:
+        page.close()
+        stop_kernels(address, token)
     return raised
 
 
-def run_cells(page, timeout: float) -> None:
-    "Run all cells of the notebook that the page shows, and save it"
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
-    page.wait_for_function(KERNEL_READY, timeout=120_000, polling=500)
-    menu(page, "Run", "Run All Cells")
-    try:
-        page.wait_for_function(FINISHED, timeout=1000 * timeout, polling=500)
-    finally:
-        menu(page, "File", "Save Notebook")
-        page.wait_for_function(SAVED, timeout=60_000, polling=200)
-
-
 def photograph(page, picture: Path) -> None:
-    "The whole notebook as a picture"
-    try:  # on first use it asks whether to fetch news
-        page.locator(".jp-toast-button, .jp-Dialog button").filter(has_text="No").first.click(timeout=2000)
-    except PlaywrightTimeout:
-        pass
+    "The whole notebook as one picture"
     for _ in range(3):  # cells out of sight have no height of their own yet
         page.evaluate(TO_TOP)
         page.wait_for_timeout(800)
         page.set_viewport_size({"width": WIDTH, "height": int(min(page.evaluate(HEIGHT) + 160, TALLEST))})
     page.evaluate(TO_TOP)
     page.wait_for_timeout(1500)
+    picture.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=picture)
 
 
-def report(path: Path) -> list[str]:
-    "What went wrong in a saved notebook: cells that failed, then cells that never ran"
+def stop_kernels(address: str, token: str) -> None:
+    "End all sessions of the server with their kernels: each holds the memory of its notebook"
+    headers = {"Authorization": f"token {token}"}
+    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/sessions", headers=headers)) as answer:
+        sessions = json.load(answer)
+    for session in sessions:
+        end = urllib.request.Request(
+            f"{address}/api/sessions/{session['id']}", headers=headers, method="DELETE"
+        )
+        urllib.request.urlopen(end).close()
+
+
+def check(
+    notebooks: list[str],  # paths below the project, such as nbs/3_grmp/01_qgr.ipynb
+    timeout: float,  # seconds for the cells of one
+    pictures: Path | None = None,  # folder for screenshots
+    root: Path = ROOT,  # the project
+) -> Iterator[
+    tuple[str, float, int, list[str]]
+]:  # notebook, seconds, code cells with outputs, what went wrong
+    "Run notebooks one after the other in one JupyterLab"
+    with tempfile.TemporaryDirectory() as folder:
+        copy_project(Path(folder), root)
+        with jupyterlab(Path(folder)) as (address, token), chromium() as browser:
+            for notebook in notebooks:
+                start = time.monotonic()
+                picture = (
+                    pictures and pictures / f"{notebook.removeprefix('nbs/').replace('/', '_')[:-6]}.png"
+                )
+                raised = run_all(browser, address, token, notebook, picture, timeout)
+                shown, problems = report(Path(folder) / notebook)
+                yield notebook, time.monotonic() - start, shown, problems + raised
+
+
+def report(path: Path) -> tuple[int, list[str]]:
+    "How many cells of a saved notebook have outputs, and what went wrong: cells that failed, or never ran"
     code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code" and c.source.strip()]
     problems = []
     for number, cell in enumerate(code, 1):
@@ -170,21 +197,7 @@ def report(path: Path) -> list[str]:
             problems.append(
                 f"code cell {number}: {'; '.join(errors) or 'never ran'} | {cell.source.splitlines()[0]}"
             )
-    return problems
-
-
-def check(
-    notebooks: list[str], pictures: Path | None = None, timeout: float = 600
-) -> Iterator[tuple[str, float, list[str]]]:
-    "(notebook, seconds, problems) of notebooks such as 'nbs/index.ipynb', one after the other"
-    with tempfile.TemporaryDirectory() as folder:
-        copy_project(Path(folder))
-        with jupyterlab(Path(folder)) as (address, token), browser() as window:
-            for name in notebooks:
-                start, below = time.monotonic(), name.removeprefix("nbs/")
-                picture = pictures and pictures / f"{below.replace('/', '-').removesuffix('.ipynb')}.png"
-                raised = run_all(window, address, token, below, picture, timeout)
-                yield name, time.monotonic() - start, report(Path(folder) / name) + raised
+    return sum(bool(c.outputs) for c in code), problems
 
 
 def main() -> int:
@@ -193,20 +206,22 @@ def main() -> int:
     parser.add_argument(
         "notebooks", nargs="+", help="paths below the project, such as nbs/3_grmp/01_qgr.ipynb"
     )
-    parser.add_argument("--pictures", type=Path, help="folder for screenshots")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for all cells (default: 600)")
+    parser.add_argument("--pictures", type=Path, help="folder for screenshots (default: none are made)")
+    parser.add_argument(
+        "--timeout", type=float, default=600, help="seconds for the cells of one (default: 600)"
+    )
     options = parser.parse_args()
-    for name in options.notebooks:
-        if not (ROOT / name).is_file() or not name.startswith("nbs/"):
-            parser.error(
-                f"there is no {name}; name notebooks from the project's folder: nbs/3_grmp/01_qgr.ipynb"
-            )
-    if options.pictures:
-        options.pictures.mkdir(parents=True, exist_ok=True)
+    for notebook in options.notebooks:
+        if not (ROOT / notebook).is_file():
+            parser.error(f"there is no {notebook} below the project")
     failed = 0
-    for name, seconds, problems in check(options.notebooks, options.pictures, options.timeout):
+    for name, seconds, shown, problems in check(options.notebooks, options.timeout, options.pictures):
         failed += bool(problems)
-        print(f"{name}: {'; '.join(problems) or 'every cell ran'}, {seconds:.0f} s", flush=True)
+        print(
+            f"{seconds:6.1f} s  {'FAILED' if problems else 'passed'}  {name}, {shown} cells with outputs",
+            flush=True,
+        )
+        print("".join(f"          {problem}\n" for problem in problems), end="", flush=True)
     print(f"{len(options.notebooks) - failed} of {len(options.notebooks)} notebooks ran without an error")
     return int(bool(failed))
 

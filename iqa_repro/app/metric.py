@@ -10,10 +10,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from .scorer import Scorer, load
+from ..core.names import need
 from ..data.images import check_images
+
+need("torchmetrics", "metrics")
+from torchmetrics import Metric  # noqa: E402
 
 # %% ../../nbs/5_app/10_metric.ipynb #42ab869c
 LOADING = ("clip", "pretrained", "crops", "device", "batch", "precision", "short_side")  # options of `load`

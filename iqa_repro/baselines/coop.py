@@ -8,6 +8,7 @@ __all__ = ['CoOpSettings', 'CoOp']
 # %% ../../nbs/3_baselines/01_coop.ipynb #c7845fcd
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ class CoOpSettings:
     warmup_lr: float = 1e-5  # constant rate of the first epoch (CoOp)
     views: int = 4  # random crops of each picture, drawn once (our choice; CoOp: anew each epoch)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         small = {
             name: getattr(self, name) for name in ("epochs", "batch", "views") if getattr(self, name) < 1
         }
@@ -55,6 +56,8 @@ class CoOpSettings:
 # %% ../../nbs/3_baselines/01_coop.ipynb #e4a85730
 class CoOp(FrozenCLIP):
     "Learned context before the quality words of a frozen CLIP (Zhou et al. 2022; CLIP-IQA+)"
+
+    text: Tensor
 
     def __init__(
         self,
@@ -93,7 +96,8 @@ class CoOp(FrozenCLIP):
         features = self.training_features(train.images, settings.views, generator)  # (n, v, d)
         with torch.no_grad():
             held = None if validation is None else map_pictures(self.image_features, validation.images)
-        context, history, best = self.prompt.context, [], (np.inf, 0, None)
+        context, history = self.prompt.context, []
+        best: tuple[float, int, Any, Any] = (np.inf, 0, None, None)  # loss, epoch, context, text
         optimizer = torch.optim.SGD(
             [context], settings.lr, settings.momentum, weight_decay=settings.weight_decay
         )
@@ -101,7 +105,9 @@ class CoOp(FrozenCLIP):
         for epoch in range(settings.epochs + 1):
             with torch.no_grad():
                 loss = self._loss(features[:, 0], text, train.quality).item()
-                seen = np.nan if held is None else self._loss(held, text, validation.quality).item()
+                seen = np.nan
+                if held is not None and validation is not None:
+                    seen = self._loss(held, text, validation.quality).item()
             history.append({"epoch": epoch, "loss": loss, "validation": seen})
             if not np.isfinite(loss):
                 raise ValueError(

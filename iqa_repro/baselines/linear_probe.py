@@ -24,6 +24,9 @@ STRENGTHS = tuple(np.logspace(-4, 3, 15).tolist())  # our choice: from nearly fr
 class LinearProbe(FrozenCLIP):
     "Ridge regression from frozen image features to quality (linear probe of CLIP, with a regression head)"
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(
         self,
         clip: Backbone,  # shared and never changed
@@ -73,7 +76,7 @@ class LinearProbe(FrozenCLIP):
         with limit_threads(torch.get_num_threads()):  # also for libraries that were loaded a moment ago
             for strength in STRENGTHS:
                 maps[strength] = Ridge(alpha=strength).fit(rows, labels)
-                if held is None:
+                if held is None or validation is None:
                     pictures = np.arange(len(rows)) // self.views
                     folds = GroupKFold(min(5, len(train.images)))
                     error = (
@@ -84,8 +87,8 @@ class LinearProbe(FrozenCLIP):
                     error = maps[strength].predict(held) - validation.quality.double().cpu().numpy()
                 loss = np.square(maps[strength].predict(rows) - labels).mean()
                 history.append({"strength": strength, "loss": loss, "validation": np.square(error).mean()})
-        history = pd.DataFrame(history).assign(chosen=lambda h: h.index == h["validation"].idxmin())
-        chosen = maps[history.strength[history.chosen].item()]
+        table = pd.DataFrame(history).assign(chosen=lambda h: h.index == h["validation"].idxmin())
+        chosen = maps[table.strength[table.chosen].item()]
         self.weight.copy_(torch.from_numpy(chosen.coef_))
         self.bias.fill_(float(chosen.intercept_))
-        return history
+        return table

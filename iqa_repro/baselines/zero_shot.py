@@ -8,6 +8,7 @@ __all__ = ['ANTONYMS', 'ATTRIBUTES', 'FrozenCLIP', 'AntonymCLIP', 'features_with
 
 # %% ../../nbs/3_baselines/00_zero_shot.ipynb #daefab69
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -87,6 +88,8 @@ ANTONYMS = (
 class AntonymCLIP(FrozenCLIP):
     "Softmax between opposite sentences, averaged over pairs (CLIP-IQA; GRMP-IQA Eq. 2 without learned prompts)"
 
+    text: Tensor
+
     def __init__(
         self,
         clip: Backbone,  # shared and never changed
@@ -102,6 +105,7 @@ class AntonymCLIP(FrozenCLIP):
             raise ValueError(
                 f"pairs must be pairs of different sentences such as {ANTONYMS[:1]}, got {pairs!r}"
             )
+        self.pairs = tuple(tuple(pair) for pair in pairs)
         with torch.no_grad():
             text = encode_prompts(clip, [sentence for pair in pairs for sentence in pair]).unflatten(
                 0, (-1, 2)
@@ -185,7 +189,7 @@ class CLIPIQA(AntonymCLIP):
 def save_baseline(
     method: FrozenCLIP,  # a fitted method
     path: str | Path,  # file to write
-    **facts,  # data set, seeds, …; JSON values
+    **facts: Any,  # data set, seeds, …; JSON values
 ) -> None:
     "Write all that a method has beside the backbone (our choice)"
     tensors = {name: value for name, value in method.state_dict().items() if not name.startswith("model.")}

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,8 @@ from ..core.paths import sha256_of
 class Backbone:
     "A CLIP model with everything that must travel with it (our choice)"
 
-    model: nn.Module  # open_clip CLIP, both towers
-    tokenizer: object  # callable: list of str -> (n, context_length) int64
+    model: Any  # open_clip CLIP, an nn.Module with both towers
+    tokenizer: Any  # callable: list of str -> (n, context_length) int64; encode: str -> list of int
     mean: tuple[float, float, float]  # pixel mean per channel, of pictures in [0, 1]
     std: tuple[float, float, float]  # pixel standard deviation per channel
     name: str  # architecture name
@@ -263,8 +264,9 @@ def encode_prompts(
         model.token_embedding(tokens[:, :length]) if embeddings is None else embeddings[:, :length]
     )  # (n, t, d)
     if x.shape[:2] != (len(tokens), length):
+        given = x if embeddings is None else embeddings
         raise ValueError(
-            f"embeddings must be (n, t, d) with n={len(tokens)} and t>={length}, got {tuple(embeddings.shape)}"
+            f"embeddings must be (n, t, d) with n={len(tokens)} and t>={length}, got {tuple(given.shape)}"
         )
     x = x + model.positional_embedding[:length]
     mask = model.attn_mask[:length, :length]

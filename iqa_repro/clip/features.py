@@ -37,7 +37,7 @@ def backbone_digest(
     "SHA-256 of all weights of a backbone, in the order of its state dict (contract 4)"
     digest = hashlib.sha256()
     for tensor in clip.model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 # %% ../../nbs/2_clip/04_features.ipynb #f156652c
@@ -50,7 +50,7 @@ def picture_digest(
             raise FileNotFoundError(f"no picture at {image}; is the table's root right?")
         return sha256_of(image)
     digest = hashlib.sha256(f"{tuple(image.shape)} {image.dtype}".encode())
-    digest.update(image.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    digest.update(image.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 # %% ../../nbs/2_clip/04_features.ipynb #2e7a85cf
@@ -75,7 +75,7 @@ class CropSet:
         None  # None: fixed test crops; a number: random training crops with flips, this their seed
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
             raise ValueError(f"a crop set has at least 1 crop a picture, got n={self.n!r}")
 
@@ -179,7 +179,9 @@ class FeatureStore:
         self.facts = made | {"precision": precision}
         key = hashlib.sha256(json.dumps(self.facts).encode()).hexdigest()[:16]
         self.folder = Path(folder) / f"{clip.name.replace('/', '-')}-{precision}-{key}"
-        self._written, self._shards, self._text = self._versions(), {}, {}
+        self._written = self._versions()
+        self._shards: dict[CropSet, _Shards] = {}
+        self._text: dict[tuple[str, ...], Tensor] = {}
 
     def _versions(self):  # another list after any write to a weight
         return [(p.data_ptr(), p._version) for p in self.clip.model.parameters()]

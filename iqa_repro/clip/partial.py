@@ -6,6 +6,8 @@
 __all__ = ['run_block', 'run_block_at', 'image_states', 'finish_image', 'text_states', 'finish_text']
 
 # %% ../../nbs/2_clip/02_partial.ipynb #740f092b
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ def _attention(block):
 
 
 def run_block(
-    block: nn.Module,  # open_clip ResidualAttentionBlock
+    block: Any,  # open_clip ResidualAttentionBlock
     x: Tensor,  # (b, t, d) tokens
     prompts: Tensor | None = None,  # (p, d) tokens that are looked at and not returned
     causal: bool = False,  # each token sees itself and those before it (text tower); not with prompts
@@ -57,7 +59,7 @@ def run_block(
 
 # %% ../../nbs/2_clip/02_partial.ipynb #bebd4258
 def run_block_at(
-    block: nn.Module,  # open_clip ResidualAttentionBlock
+    block: Any,  # open_clip ResidualAttentionBlock
     x: Tensor,  # (b, t, d) tokens
     at: Tensor
     | None = None,  # (b,) the token of each row that leaves, causal: it sees those up to it; None: token 0, sees all
@@ -135,8 +137,9 @@ def text_states(
     length = int(tokens.argmax(-1).max()) + 1  # the end-of-text token has the largest id
     x = model.token_embedding(tokens[:, :length]) if embeddings is None else embeddings[:, :length]
     if x.shape[:2] != (len(tokens), length):
+        given = x if embeddings is None else embeddings
         raise ValueError(
-            f"embeddings must be (n, t, d) with n={len(tokens)} and t>={length}, got {tuple(embeddings.shape)}"
+            f"embeddings must be (n, t, d) with n={len(tokens)} and t>={length}, got {tuple(given.shape)}"
         )
     x = x + model.positional_embedding[:length]
     for block in model.transformer.resblocks[:stop]:

@@ -19,6 +19,10 @@ QUALITY_WORDS = ("high quality.", "low quality.")  # released code, with the ful
 class TextPrompt(nn.Module):
     "Shared learned context before the quality words (GRMP-IQA §3.2; M = 4)"
 
+    tokens: Tensor
+    start: Tensor
+    rest: Tensor
+
     def __init__(
         self,
         clip: Backbone,  # gives token embeddings; is not trained

@@ -11,6 +11,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +25,16 @@ from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.resources import run_parallel
 from ..core.seeds import derive_seed, numpy_generator
 from ..data.crops import test_crops
-from ..data.distortions import distort, find_distortion, human_rating
 from ..data.photographs import PHOTOGRAPHS, SCENES, cut_scene
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #1a688497
-TINY = dict(  # open_clip configuration; sizes are our choice, so that all experiments run in minutes on two cores
-    embed_dim=128,
-    vision_cfg=dict(image_size=48, patch_size=8, width=128, layers=4, head_width=32),
-    text_cfg=dict(context_length=24, vocab_size=4610, width=128, heads=4, layers=3),
-    quick_gelu=True,
+TINY: dict[str, Any] = (
+    dict(  # open_clip configuration; sizes are our choice, so that all experiments run in minutes on two cores
+        embed_dim=128,
+        vision_cfg=dict(image_size=48, patch_size=8, width=128, layers=4, head_width=32),
+        text_cfg=dict(context_length=24, vocab_size=4610, width=128, heads=4, layers=3),
+        quick_gelu=True,
+    )
 )
 PICTURE = 72  # side of a training picture in pixels; crops of 48 are taken from it. Our choice
 TINY_WEIGHTS = Path(iqa_repro.__file__).parent / "weights" / "tiny_clip.safetensors"
@@ -78,6 +80,11 @@ def caption(
     generator: np.random.Generator,  # draws the wording
 ) -> str:
     "One caption of a training picture (our choice)"
+    from iqa_repro.data.distortions import (
+        find_distortion,
+        human_rating,
+    )  # to be loaded, no distortion is needed
+
     photo = PHOTOGRAPHS[name]
     thing = (photo.subject if generator.random() < 0.5 else photo.scene).replace("_", " ")
     draw, defect = generator.random(), ""
@@ -99,7 +106,11 @@ def _training_picture(job):
     picture = cut_scene(name, cut, PICTURE)
     if PHOTOGRAPHS[name].role == "meta":
         picture = _vary(picture, numpy_generator(cut, "vary", name, *(step or ())))
-    return picture if step is None else distort(picture, *step, seed=cut)
+    if step is None:
+        return picture
+    from iqa_repro.data.distortions import distort
+
+    return distort(picture, *step, seed=cut)
 
 
 def _vary(
@@ -204,7 +215,7 @@ def scene_accuracy(
 def save_tiny(
     clip: Backbone,  # trained tiny CLIP
     path: str | Path = TINY_WEIGHTS,  # where to write
-    **facts,  # how it was made: steps, seed, …
+    **facts: Any,  # how it was made: steps, seed, …
 ) -> None:
     "Write the weights in half precision with their story (our choice)"
     tensors = {name: tensor.detach().half() for name, tensor in clip.model.state_dict().items()}

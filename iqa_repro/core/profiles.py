@@ -12,6 +12,7 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .names import did_you_mean
 import iqa_repro
@@ -24,7 +25,7 @@ class Section:
     _values: dict  # settings as TOML gives them; tables are answered as sections, lists as tuples
     _where: str  # section and file, for messages
 
-    def __getattr__(self, key):
+    def __getattr__(self, key: str) -> Any:
         if key.startswith("_"):  # asked by Python itself, when it copies or pickles; never a setting
             raise AttributeError(key)
         if key not in self._values:
@@ -48,7 +49,7 @@ class Profile(Section):
     name: str  # such as 'embedded'
     file: str  # where it was read from
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if clash := sorted({"name", "file", "digest", "as_dict"} & set(self._values)):
             raise ValueError(
                 f"{self.file} has {clash} at its top level; put it in a [section], a profile uses that name"

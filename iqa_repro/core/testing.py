@@ -6,6 +6,7 @@
 __all__ = ['expect_fail']
 
 # %% ../../nbs/0_core/00_testing.ipynb #2b5733f9
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 # %% ../../nbs/0_core/00_testing.ipynb #6d1638cc
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 def expect_fail(
     kind: type[Exception],  # the exception type that must be raised
     contains: str,  # text that the message must contain; name the offending value
-):
+) -> Iterator[None]:
     "Pass only if the block raises `kind` with `contains` in its message (our choice: both are required)"
     try:
         yield

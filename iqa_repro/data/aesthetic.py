@@ -7,6 +7,7 @@ __all__ = ['LOOKS', 'SUBJECT_AT', 'MIDDLE', 'APPEAL', 'TASTE', 'Look', 'possible
            'apply_look', 'aesthetic_picture', 'aesthetic_rating', 'cast_votes']
 
 # %% ../../nbs/1_data/12_aesthetic.ipynb #7bfafb18
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,23 +90,20 @@ def draw_looks(
 def frame_subject(
     photograph: str,  # a key of PHOTOGRAPHS
     seed: int,  # which window (and which drawing)
-    looks: list[tuple[str, float]] = (),  # those of composition count
+    looks: Sequence[tuple[str, float]] = (),  # those of composition count
     size: int = 72,  # side of the result in pixels
 ) -> np.ndarray:  # (size, size, 3) float32 in [0, 1]
     "A window of a photograph, composed well or badly (our choice)"
-    picture, generator, looks = (
-        load_photograph(photograph, seed),
-        numpy_generator(seed, "frame", photograph),
-        dict(looks),
-    )
+    picture, generator = load_photograph(photograph, seed), numpy_generator(seed, "frame", photograph)
+    strengths = dict(looks)
     h, w = picture.shape[:2]
-    x, y, share = _place(photograph, generator, looks)
+    x, y, share = _place(photograph, generator, strengths)
     side = int(min(share, 0.98) * min(h, w))
     left, top = (int(np.clip(p * n - side / 2, 0, n - side)) for p, n in ((x, w), (y, h)))
     window = picture[top : top + side, left : left + side]
     image, edge = Image.fromarray((window * 255).round().astype(np.uint8)), 0.0
-    if "tilted" in looks:
-        angle = np.sign(generator.random() - 0.5) * (8 + 14 * looks["tilted"])
+    if "tilted" in strengths:
+        angle = np.sign(generator.random() - 0.5) * (8 + 14 * strengths["tilted"])
         image, turned = image.rotate(angle, Image.Resampling.BICUBIC), np.deg2rad(abs(angle))
         edge = (side - side / (np.cos(turned) + np.sin(turned))) / 2  # what is left has no empty corner
     scaled = image.resize((size, size), Image.Resampling.LANCZOS, box=(edge, edge, side - edge, side - edge))
@@ -190,7 +188,7 @@ def apply_look(
 def aesthetic_picture(
     photograph: str,  # a key of PHOTOGRAPHS
     seed: int,  # of window, noise and tint
-    looks: list[tuple[str, float]] = (),  # (look, strength 0 … 1)
+    looks: Sequence[tuple[str, float]] = (),  # (look, strength 0 … 1)
     size: int = 72,  # side in pixels
 ) -> np.ndarray:  # (size, size, 3) float32 in [0, 1]
     "A photograph with the given looks (our choice)"
@@ -208,7 +206,7 @@ APPEAL, TASTE = 0.35, 0.25  # standard deviations in votes; our choice
 
 
 def aesthetic_rating(
-    looks: list[tuple[str, float]],  # (look, strength 0 … 1)
+    looks: Sequence[tuple[str, float]],  # (look, strength 0 … 1)
 ) -> float:  # expected mean vote on AVA's scale, before appeal and taste
     "What a picture with these looks is worth (our choice)"
     return MIDDLE + sum(LOOKS[name].weight * (0.35 + 0.65 * strength) for name, strength in looks)

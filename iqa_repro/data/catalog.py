@@ -8,8 +8,10 @@ __all__ = ['DATASETS', 'READERS', 'SCALED', 'LIQE_SCENES', 'DatasetFacts', 'load
 # %% ../../nbs/1_data/10_catalog.ipynb #8efc6487
 import tomllib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -182,7 +184,7 @@ DATASETS = {name: DatasetFacts(*facts, name != "eciqad", *_PAGES[name]) for name
 }
 
 # %% ../../nbs/1_data/10_catalog.ipynb #4f585ebd
-READERS = {  # folder and options of a set -> its table
+READERS: dict[str, Callable[..., pd.DataFrame]] = {  # folder and options of a set -> its table
     "live": read_live,
     "csiq": read_csiq,
     "tid2013": read_tid2013,
@@ -224,7 +226,7 @@ def load_dataset(
     | None = None,  # folder of a real data set (ECIQAD: or its CSV); None: its folder under `data_root()`
     profile: Profile | None = None,  # its [data] source "embedded" turns livec into embedded:livec
     workers: int = 1,  # processes that make a stand-in's pictures on first use
-    **options,  # of the set's reader: strict, scores, size, part, patches …; or labels="meta_info_….csv", a list of pyiqa's
+    **options: Any,  # of the set's reader: strict, scores, size, part, patches …; or labels="meta_info_….csv", a list of pyiqa's
 ) -> pd.DataFrame:  # picture table
     "A data set as picture table (contract 1)"
     if not isinstance(name, str):

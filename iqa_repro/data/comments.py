@@ -222,9 +222,9 @@ def comments_of(
     table: pd.DataFrame,  # picture table with lists in `captions`, and in `relevant` where that is known
 ) -> pd.DataFrame:  # caption table: image, caption, kind "comment", relevant where known; one row a comment
     "The comments of a picture table, one row each (AVA-Captions as UniQA §5.1 uses it)"
-    if "captions" not in table:
+    if missing := [name for name in ("image", "captions") if name not in table]:
         raise ValueError(
-            f"the table has no column 'captions' with lists of comments, it has {list(table.columns)}"
+            f"the table has no column {missing[0]!r}, needed are `image` and lists of comments in `captions`; it has {list(table.columns)}"
         )
     if wrong := [
         image

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -581,11 +582,11 @@ def describe_folder(
 ) -> str:  # one line
     "What a set's reader finds in a folder, incomplete rows left out (our choice)"
     _check_name(name)
-    facts = DATASETS[name]
+    facts, options = DATASETS[name], dict[str, Any]({} if name == "waterloo" else {"strict": False})
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            rows = len(load_dataset(name, folder, **({} if name == "waterloo" else {"strict": False})))
+            rows = len(load_dataset(name, folder, **options))
         except (FileNotFoundError, ValueError) as error:
             return f"{facts.title} in {folder} cannot be read yet: {error}"
     notes = "".join(f". {warning.message}" for warning in told if issubclass(warning.category, UserWarning))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,8 @@ class DataFolder:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder at {root}; give the one that holds the data set's files")
-        self._names, lowered = {}, {}  # lower-case base name → relative paths
+        self._names: dict[str, list[str]] = {}  # lower-case base name → relative paths
+        lowered: dict[str, str] = {}
         for path in sorted(_walk(self.root)):
             other = lowered.setdefault(path.lower(), path)
             if other != path:
@@ -183,7 +185,7 @@ def finish_table(
     facts: TableFacts,  # name, range, direction, score set, source
     published: int,  # rows that the authors' labels have
     *folders: str,  # as for attach_pictures
-    **options,  # as for attach_pictures: anywhere, strict, known
+    **options: Any,  # as for attach_pictures: anywhere, strict, known
 ) -> pd.DataFrame:  # picture table (contract 1)
     "Pictures found, scores on the common scale, rows counted, scores compared (our choice)"
     files = labels if isinstance(labels, list) else [labels]
@@ -210,4 +212,9 @@ def finish_table(
     whole = lambda names: [
         f"{folder.root}{os.sep}{name}" for name in names
     ]  # clean names: 250,000 Paths would cost seconds
-    return read_table(table.assign(**{name: whole(table[name].tolist()) for name in columns}), facts=facts)
+    try:
+        return read_table(
+            table.assign(**{name: whole(table[name].tolist()) for name in columns}), facts=facts
+        )
+    except ValueError as error:
+        raise ValueError(f"{files[0]}: {error}") from error

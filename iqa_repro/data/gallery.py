@@ -8,6 +8,7 @@ __all__ = ['title_of', 'describe_dataset', 'draw_scores', 'sample_rows', 'draw_e
 # %% ../../nbs/1_data/22_gallery.ipynb #715f2f5e
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,7 +35,7 @@ def title_of(
 # %% ../../nbs/1_data/22_gallery.ipynb #5dc08407
 def describe_dataset(
     table: pd.DataFrame,  # picture table, or Waterloo's without scores
-) -> dict[str, object]:  # set, rows, references, kinds, parts, score set, range, seen, better, scores
+) -> dict[str, Any]:  # set, rows, references, kinds, parts, score set, range, seen, better, scores
     "One row of facts on a data set as it was read (our choice)"
     facts = TableFacts(**table.attrs.get("facts", {}))
     count = lambda column: table[column].nunique() if column in table else 0
@@ -83,13 +84,13 @@ def draw_scores(
 # %% ../../nbs/1_data/22_gallery.ipynb #ba92ecc3
 def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
     row, facts = describe_dataset(table), TableFacts(**table.attrs.get("facts", {}))
-    ours = {"color": "#0173b2" if "stand-in" not in row["set"] else "#949494"}  # real blue, stand-in grey
+    ours = "#0173b2" if "stand-in" not in row["set"] else "#949494"  # real blue, stand-in grey
     ax.tick_params(labelsize=6)
     ax.spines[["top", "right"]].set_visible(False)
     if row["scores"] == "none":
         counts = table["distortion"].value_counts().sort_index()
         kinds = ["pristine" if kind == "none" else str(kind).replace("_", " ") for kind in counts.index]
-        ax.barh(kinds, counts, **ours)
+        ax.barh(kinds, counts, color=ours)
         ax.set_yticks([])
         for place, kind in enumerate(
             kinds
@@ -97,8 +98,8 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
             ax.text(counts.max() * 0.03, place, kind, va="center", fontsize=6)
         told, label = "no scores", "pictures of each kind"
     else:
-        ends = None if facts.low is None else (facts.low, facts.high)
-        ax.hist(table["mos"], bins=bins, range=ends, **ours)
+        ends = None if facts.low is None or facts.high is None else (facts.low, facts.high)
+        ax.hist(table["mos"], bins=bins, range=ends, color=ours)
         for end in ends or ():
             ax.axvline(end, color="black", linestyle=":", linewidth=0.8)
         told = f"{row['better']} is good" if ends else f"{row['better']} is good, scale unknown"

@@ -167,8 +167,8 @@ def read_ava_captions(
         rows = [(i["filename"], said(s), i.get("split", "")) for i in images for s in i["sentences"]]
         return pd.DataFrame(rows, columns=["image", "caption", "split"])
     lines = (line.rstrip("\r\n").split("#") for line in path.read_text(encoding="utf-8").splitlines())
-    rows = [(f"{parts[1]}.jpg", text) for parts in lines for text in parts[2:] if text.strip()]
-    return pd.DataFrame(rows, columns=["image", "caption"])
+    pairs = [(f"{parts[1]}.jpg", text) for parts in lines for text in parts[2:] if text.strip()]
+    return pd.DataFrame(pairs, columns=["image", "caption"])
 
 
 def read_captioned_ava(

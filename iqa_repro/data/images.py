@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..core.names import need
 from ..core.paths import atomic_path
 
 # %% ../../nbs/1_data/01_images.ipynb #9000e2c3
@@ -117,11 +118,7 @@ def _open(path):  # Pillow loads what reads the common formats first, the others
         with open(path, "rb") as file:
             if file.read(12)[4:] not in HEIC:
                 raise
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            raise ValueError("HEIC pictures need one more package: pip install pillow-heif") from None
-        register_heif_opener()
+        need("pillow_heif", "heic").register_heif_opener()
         return _open_known(path, Image.init)
 
 
@@ -215,24 +212,21 @@ def resize(
 ) -> Tensor:  # same rank, resized
     "Anti-aliased bicubic resize (CLIP's preprocessing; our choice: cut to [0, 1])"
     batch = check_images(images)
-    if isinstance(size, int):
+    sides: tuple[int, ...] = (size, size) if isinstance(size, int) else tuple(size)
+    if isinstance(size, int) and size > 0:
         short = min(batch.shape[-2:])
-        size = (
-            tuple(max(1, round(side * size / short)) for side in batch.shape[-2:])
-            if size > 0
-            else (size, size)
-        )
-    if min(size) < 1:
-        raise ValueError(f"the new size must be at least 1 pixel, got {size}")
-    if tuple(size) != tuple(batch.shape[-2:]):
-        batch = F.interpolate(batch, size=tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
+        sides = tuple(max(1, round(side * size / short)) for side in batch.shape[-2:])
+    if min(sides) < 1:
+        raise ValueError(f"the new size must be at least 1 pixel, got {sides}")
+    if sides != tuple(batch.shape[-2:]):
+        batch = F.interpolate(batch, size=sides, mode="bicubic", antialias=True).clamp(0, 1)
     return batch if images.ndim == 4 else batch[0]
 
 # %% ../../nbs/1_data/01_images.ipynb #9f803161
 def write_image(
     path: str | Path,  # a .png file; its folders are made
     image: Tensor,  # (3, h, w) float in [0, 1], RGB
-):
+) -> None:
     "Write a picture as an 8-bit PNG, whole or not at all (our choice: lossless only)"
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"pictures are written as .png, which loses nothing, got {path}")

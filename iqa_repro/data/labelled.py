@@ -20,17 +20,17 @@ class Labelled:
     images: Tensor | PictureFiles  # (n, 3, h, w) in [0, 1], or n files
     quality: Tensor  # (n,) in [0, 1], scaled by the data set's range
 
-    def __post_init__(self):
-        files = isinstance(self.images, PictureFiles)
-        shape = (len(self.images), 3, "h", "w") if files else tuple(self.images.shape)
+    def __post_init__(self) -> None:
+        images = self.images
+        shape: tuple = (len(images), 3, "h", "w") if isinstance(images, PictureFiles) else tuple(images.shape)
         if len(shape) != 4 or tuple(self.quality.shape) != shape[:1]:
             raise ValueError(f"expected (n, 3, h, w) and (n,), got {shape} and {tuple(self.quality.shape)}")
         if not len(self.images) or not self.quality.is_floating_point():
             raise ValueError(
                 f"expected at least one picture and float labels, got {len(self.images)} and {self.quality.dtype}"
             )
-        if not files and not bool(((self.images >= 0) & (self.images <= 1)).all()):  # also false for NaN
-            low, high = self.images.min().item(), self.images.max().item()
+        if not isinstance(images, PictureFiles) and not bool(((images >= 0) & (images <= 1)).all()):
+            low, high = images.min().item(), images.max().item()  # or NaN
             raise ValueError(f"pictures must lie in [0, 1], got {low:g} … {high:g}; divide bytes by 255")
         if not bool(((self.quality >= 0) & (self.quality <= 1)).all()):  # also false for NaN
             low, high = self.quality.min().item(), self.quality.max().item()

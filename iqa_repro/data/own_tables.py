@@ -12,7 +12,7 @@ import pandas as pd
 
 from .folders import DataFolder, finish_table
 from .split_files import PYIQA_PARTS
-from .tables import TableFacts, read_table
+from .tables import LONGEST_HEAD, TableFacts, check_names, read_csv, read_table
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #a0200dff
 def read_own(
@@ -23,18 +23,19 @@ def read_own(
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, named after the CSV
     "A folder of pictures with a table of scores (our choice)"
-    path = _own_csv(Path(path).expanduser())
-    table = read_table(path, root="").drop(columns="quality", errors="ignore")
-    facts = TableFacts(path.stem, low, high, higher_is_better, source="own table")
-    return finish_table(table, DataFolder(path.parent), path, facts, len(table), strict=strict)
+    file = _own_csv(Path(path).expanduser())
+    table = read_table(file, root="").drop(columns="quality", errors="ignore")
+    facts = TableFacts(file.stem, low, high, higher_is_better, source="own table")
+    return finish_table(table, DataFolder(file.parent), file, facts, len(table), strict=strict)
 
 # %% ../../nbs/1_data/24_own_tables.ipynb #4930d0ba
 def _own_csv(path):
     if not path.is_dir():
         return path
     heads = {
-        name: name.open(encoding="utf-8-sig", errors="replace").readline()
+        name: name.open(encoding="utf-8-sig", errors="replace").readline(LONGEST_HEAD)
         for name in sorted(path.glob("*.csv"))
+        if name.is_file()
     }
     fits = [
         name
@@ -96,13 +97,13 @@ def read_meta_csv(
 def _meta_rows(path, pattern):
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; pyiqa's are called meta_info_….csv")
-    frame = pd.read_csv(path, dtype=str)
+    frame = read_csv(path, str, "list", "reference, picture, score")
     first = int(
         frame.shape[1] > 2 and pd.to_numeric(frame.iloc[:, 1], errors="coerce").isna().all()
     )  # reference before picture
     if frame.shape[1] < first + 2 or frame.empty:
         raise ValueError(
-            f"{path} should hold reference, picture, score or picture, score, it has {list(frame.columns)}"
+            f"{path} should hold reference, picture, score or picture, score, it has {[str(name)[:80] for name in frame.columns[:20]]}"
         )
     table = pd.DataFrame(
         {"image": frame.iloc[:, first], "mos": pd.to_numeric(frame.iloc[:, first + 1], errors="coerce")}
@@ -110,9 +111,20 @@ def _meta_rows(path, pattern):
     if first:
         table["reference"] = frame.iloc[:, 0]
     if "std" in frame:
-        table["std"] = pd.to_numeric(frame["std"])
+        table["std"] = pd.to_numeric(frame["std"], errors="coerce")
     if "official_split" in frame:
         table["split"] = frame["official_split"].map(PYIQA_PARTS)
+    names = [name for name in ("image", "reference") if name in table]
+    if nameless := int(table[names].isna().any(axis=1).sum()):
+        raise ValueError(
+            f"{path}: {nameless} of {len(table)} rows name no picture or no reference; drop them"
+        )
+    check_names([*table["image"], *table.get("reference", [])], str(path))
     if pattern:
         table = table.join(table["image"].str.extract(pattern))
+    if "level" in table and table["level"].isna().any():
+        strange = table.loc[table["level"].isna(), "image"].tolist()
+        raise ValueError(
+            f"{path}: {len(strange)} names say no level, first {strange[:3]}; is it this set's list?"
+        )
     return table.assign(level=table["level"].astype(int)) if "level" in table else table

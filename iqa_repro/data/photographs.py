@@ -127,7 +127,7 @@ def _leaves(g):
     y, x = np.mgrid[:_SIZE, :_SIZE]
     grain = soft_noise(g, _SIZE, 0.7)
     for i in range(36):
-        cy, cx, angle, length = *g.uniform(0, _SIZE, 2), g.uniform(0, np.pi), g.uniform(20, 45)
+        (cy, cx), angle, length = g.uniform(0, _SIZE, 2), g.uniform(0, np.pi), g.uniform(20, 45)
         u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
         v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
         leaf = (u / length) ** 2 + (v / (0.35 * length)) ** 2 < 1
@@ -142,7 +142,7 @@ def _fish(g):
     canvas = _canvas(g.uniform([0.0, 0.3, 0.5], [0.1, 0.5, 0.7])) + 0.07 * soft_noise(g, _SIZE)[..., None]
     grain = soft_noise(g, _SIZE, 0.7)
     for _ in range(5):
-        cy, cx, length = *g.uniform(30, _SIZE - 30, 2), g.uniform(30, 60)
+        (cy, cx), length = g.uniform(30, _SIZE - 30, 2), g.uniform(30, 60)
         u, v = (x - cx) / length, (y - cy) / (0.5 * length)
         colour, stripe = g.uniform(0.4, 1, 3), np.sin(g.uniform(10, 20) * u) > 0.2
         body = u**2 + v**2 < 1
@@ -163,7 +163,7 @@ def _room(g):
     _paint(canvas, floor, [0.55, 0.4, 0.25], 0.04 * soft_noise(g, _SIZE, 0.7))
     _paint(canvas, floor & checker, [0.35, 0.25, 0.15])
     for _ in range(4):
-        top, left, h, w = *g.integers(10, 150, 2), *g.integers(30, 80, 2)
+        (top, left), (h, w) = g.integers(10, 150, 2), g.integers(30, 80, 2)
         frame = (y >= top) & (y < top + h) & (x >= left) & (x < left + w) & ~floor
         inner = (y >= top + 5) & (y < top + h - 5) & (x >= left + 5) & (x < left + w - 5) & frame
         _paint(canvas, frame, g.uniform(0.1, 0.4, 3))
@@ -194,7 +194,12 @@ _DRAWINGS = {"hills": _hills, "city": _city, "leaves": _leaves, "fish": _fish, "
 @lru_cache(maxsize=32)
 def _read_shipped(name: str) -> np.ndarray:
     package, inside = PHOTOGRAPHS[name].source.split(":")
-    path = Path(find_spec(package).origin).parent / inside
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            f"photograph {name!r} comes with {package}, which is not installed; install it (make setup installs it)"
+        )
+    path = Path(spec.origin).parent / inside
     if not path.is_file():
         raise FileNotFoundError(
             f"photograph {name!r} should be at {path}; the installed {package} does not ship it. Install the pinned "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ import torch
 from joblib import cpu_count
 from torch import Tensor
 
-from .catalog import load_images
 from .images import DecodedPicture, as_unit, decode_picture, resize
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8ac1f6a1
@@ -67,7 +67,7 @@ class PictureFiles(Sequence):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor):
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Any:
         "A picture (3, h, w) for a number, PictureFiles for a slice or a list of numbers (our choice)"
         if isinstance(rows, slice):
             return self._like(self.paths[rows])
@@ -127,7 +127,9 @@ def _pixels(image):
     return image.pixels() if isinstance(image, DecodedPicture) else image
 
 # %% ../../nbs/1_data/23_pictures.ipynb #8375456f
-READING = {  # how pictures of a set are read, by the name in its facts; others as they are
+READING: dict[
+    str, dict[str, Any]
+] = {  # how pictures of a set are read, by the name in its facts; others as they are
     "SPAQ": {
         "short_side": 512,
         "truncated": True,
@@ -141,11 +143,11 @@ def open_pictures(
 ) -> Tensor | PictureFiles:  # (n, 3, h, w) in [0, 1] of a stand-in, files of a real set
     "The pictures of a table, in its order (our choice)"
     name = table.attrs.get("facts", {}).get("name", "")
-    return (
-        load_images(table)
-        if name.startswith("embedded:")
-        else PictureFiles(table["image"], **READING.get(name, {}))
-    )
+    if name.startswith("embedded:"):
+        from iqa_repro.data.catalog import load_images  # whoever scores files has no need of the data sets
+
+        return load_images(table)
+    return PictureFiles(table["image"], **READING.get(name, {}))
 
 # %% ../../nbs/1_data/23_pictures.ipynb #a20530ce
 def map_pictures(
@@ -163,12 +165,12 @@ def map_pictures(
     rows, stream = [], iter(images)
     while part := list(islice(stream, batch or 32)):
         shapes = [tuple(image.shape) for image in part]
-        done = [None] * len(part)
+        done: dict[int, Tensor] = {}
         for shape in dict.fromkeys(shapes):
             places = [i for i, other in enumerate(shapes) if other == shape]
             for i, row in zip(places, function(torch.stack([part[i] for i in places])), strict=True):
                 done[i] = row
-        rows += done
+        rows += [done[i] for i in range(len(part))]
     return torch.stack(rows)
 
 # %% ../../nbs/1_data/23_pictures.ipynb #7f1665a3
@@ -176,15 +178,16 @@ def join_pictures(
     parts: Sequence[Tensor | PictureFiles],  # all tensors of one picture size, or all files
 ) -> Tensor | PictureFiles:  # their pictures, one part after the other
     "Several collections as one (our choice)"
-    if all(isinstance(part, Tensor) for part in parts):
-        return torch.cat(list(parts))
-    if not all(isinstance(part, PictureFiles) for part in parts):
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == len(parts):
+        return torch.cat(tensors)
+    files = [part for part in parts if isinstance(part, PictureFiles)]
+    if len(files) < len(parts):
         raise TypeError(
             f"tensors and files cannot be joined, got {[type(part).__name__ for part in parts]}; load or open all of them"
         )
-    first = parts[0]
-    if len({(part.short_side, part.truncated, part.after) for part in parts}) > 1:
+    if len({(part.short_side, part.truncated, part.after) for part in files}) > 1:
         raise ValueError(
             "these pictures are read in different ways (short_side, truncated, after); join sets that are read alike"
         )
-    return first._like([path for part in parts for path in part.paths])
+    return files[0]._like([path for part in files for path in part.paths])

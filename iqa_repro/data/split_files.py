@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.paths import atomic_path
-from .tables import relative_names
+from ..core.untrusted import read_text
+from .tables import LARGEST_TABLE, check_names, read_csv, relative_names
 
 # %% ../../nbs/1_data/19_split_files.ipynb #145b571b
 PARTS = ("train", "validation", "test")
@@ -49,7 +50,7 @@ def read_split(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no split at {path}; write_split makes one")
-    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    head, *lines = read_text(path, LARGEST_TABLE, "split").removesuffix("\n").split("\n")
     told = re.search(r"^# split of (.*), sha256 ([0-9a-f]{16})$", head)
     if not told:
         raise ValueError(
@@ -59,7 +60,16 @@ def read_split(
         raise ValueError(
             f"{path} was changed: its lines have the hash {_digest(lines)}, its head says {told[2]}"
         )
-    places = dict(reversed(line.split("\t")) for line in lines)
+    pairs = [line.partition("\t") for line in lines]
+    places = {name: part for part, _, name in pairs}
+    if wrong := [
+        line for line, (part, _, name) in zip(lines, pairs, strict=True) if part not in PARTS or not name
+    ]:
+        raise ValueError(
+            f"{path}: a line should be a part of {PARTS}, a tab and a name, got {wrong[0][:80]!r}"
+        )
+    if len(places) < len(lines):
+        raise ValueError(f"{path} names {len(lines) - len(places)} pictures twice; then the test is no test")
     return _divide(table, relative_names(table), places, path)
 
 
@@ -68,6 +78,7 @@ def _digest(lines):
 
 
 def _divide(table, keys, places, path):  # keys: what `places` calls the table's pictures
+    check_names(places, str(path))
     if lost := sorted(set(places) - set(keys)):
         raise ValueError(
             f"{path} names {len(lost)} of {len(places)} pictures that the table lacks, first {lost[:3]}; is it of this data set, read whole?"
@@ -91,7 +102,9 @@ def read_liqe_split(
             raise FileNotFoundError(
                 f"{folder} should hold one file *_{word}.txt or *_{word}_clip.txt, it has {[f.name for f in files]}"
             )
-        for line in re.split(r"\r\n?|\n", files[0].read_text(encoding="utf-8")):  # some end in a bare \r
+        for line in re.split(
+            r"\r\n?|\n", read_text(files[0], LARGEST_TABLE, "split")
+        ):  # some end in a bare \r
             if line.strip():
                 places[line.split("\t")[0]] = part
     return _divide(table, _known_as(table, places), places, folder)
@@ -107,7 +120,7 @@ def read_liqe_scenes(
         raise FileNotFoundError(
             f"no scenes at {path}; they are in LIQE's repository, IQA_Database/<set>/splits2/<name>_all_clip.txt"
         )
-    for number, line in enumerate(re.split(r"\r\n?|\n", path.read_text(encoding="utf-8")), 1):
+    for number, line in enumerate(re.split(r"\r\n?|\n", read_text(path, LARGEST_TABLE, "list of scenes")), 1):
         parts = line.split("\t")
         if line.strip() and len(parts) < 4:
             raise ValueError(
@@ -135,15 +148,21 @@ def read_pyiqa_split(
     table: pd.DataFrame,  # picture table of the same data set
 ) -> dict[str, pd.DataFrame]:  # part -> its rows
     "One split of a pyiqa meta file; AVA's has the numbers 0, 1, 2 (datasets.md §0)"
-    frame = pd.read_csv(path, dtype=str)
+    frame = read_csv(path, str, "list of pyiqa", f"dist_name,{column}")
     if column not in frame:
         raise ValueError(
-            f"{path} has no column {column!r}; it has {[name for name in frame if 'split' in name]}"
+            f"{path} has no column {column!r}; it has {[name[:80] for name in frame if 'split' in name]}"
         )
     names = next(name for name in ("dist_name", "name", frame.columns[0]) if name in frame)
+    if frame[names].isna().any():
+        raise ValueError(
+            f"{path}: {names!r} is empty in {frame[names].isna().sum()} of {len(frame)} rows; drop them"
+        )
     places = dict(zip(frame[names], frame[column].map(PYIQA_PARTS), strict=True))
     if unknown := sorted({str(value) for value in frame[column]} - set(PYIQA_PARTS)):
-        raise ValueError(f"{path}, {column}: parts should be train, val, test or 0, 1, 2, got {unknown[:3]}")
+        raise ValueError(
+            f"{path}, {column}: parts should be train, val, test or 0, 1, 2, got {[word[:80] for word in unknown[:3]]}"
+        )
     return _divide(table, _known_as(table, places), places, path)
 
 

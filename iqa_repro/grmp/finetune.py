@@ -7,7 +7,7 @@ __all__ = ['scene_prompts', 'StepResult', 'step_gradients', 'FinetuneSettings', 
 
 # %% ../../nbs/3_grmp/05_finetune.ipynb #bd8a69cb
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,8 +66,8 @@ def step_gradients(
     with _arithmetic(model):
         text = model.text(model.clip)
     loss = quality_loss(scale * features @ text.float().T, quality)
-    g_quality = torch.autograd.grad(loss, parameters, retain_graph=semantic is not None, allow_unused=True)
-    g_quality = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, g_quality, strict=True)]
+    reached = torch.autograd.grad(loss, parameters, retain_graph=semantic is not None, allow_unused=True)
+    g_quality = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, reached, strict=True)]
     if semantic is None:
         return StepResult(g_quality, loss.item(), None)
     tokens, teacher = semantic
@@ -111,7 +111,7 @@ class FinetuneSettings:
         2.0  # memory for what the frozen blocks give, and as much for looks; above it they run again in each
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         small = {
             name: getattr(self, name)
             for name in ("epochs", "batch", "blocks", "views", "check")
@@ -279,10 +279,8 @@ class JudgedPictures:
     ):
         self.model, self.images, self.settings = model, images, settings
         size = len(images) * model.crops * _state_bytes(model, settings.blocks)
-        self.small, self.kept = (
-            size <= settings.cache_gib / 2 * 2**30,
-            None,
-        )  # held-out and watched ones: a half each
+        self.small = size <= settings.cache_gib / 2 * 2**30  # held-out and watched ones: a half each
+        self.kept: Sequence[Tensor] | None = None
 
     @torch.no_grad()
     def logits(self) -> Tensor:  # (n, 2), high first

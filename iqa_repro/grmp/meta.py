@@ -129,7 +129,7 @@ class MetaSettings:
         16  # query pictures a task, or a batch of them (paper: not stated; released code: batches of 50)
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("epochs", "tasks_per_step", "support", "query")}
         if low := {name: count for name, count in counts.items() if count < 1}:
             raise ValueError(f"counts of meta-training must be at least 1, got {low}")

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from ..clip.backbone import Backbone, image_tokens
 from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
-from ..data.crops import test_crops
+from ..core.untrusted import check_fields
+from ..data.crops import MOST_CROPS, test_crops
 from ..data.images import DecodedPicture, as_unit
 from ..data.pictures import PictureFiles
 from .prompts import TextPrompt, VisualPrompt, quality_words
@@ -45,10 +47,16 @@ def squeeze_pictures(
     stage: str,  # "meta" or "tune"; scoring is as in tuning
 ) -> Tensor | PictureFiles:  # as they are, or r × r with r a little above `size`; of the same kind
     "Pictures at the scale at which the recipe crops them (peers.md B9, D12)"
+    if isinstance(images, Tensor):
+        return _squeeze(images, size, recipe, stage)
     if getattr(recipe, f"{stage}_resize") == "none":
         return images
-    if not isinstance(images, Tensor):
-        return images.then(lambda image: squeeze_pictures(image[None], size, recipe, stage)[0])
+    return images.then(lambda image: _squeeze(image[None], size, recipe, stage)[0])
+
+
+def _squeeze(images: Tensor, size: int, recipe: Recipe, stage: str) -> Tensor:
+    if getattr(recipe, f"{stage}_resize") == "none":
+        return images
     images, (factor, mode, smooth) = as_unit(images), _SQUARES[stage]
     side = round(factor * size)
     return F.interpolate(images, (side, side), mode=mode, antialias=smooth, align_corners=False).clamp(0, 1)
@@ -69,7 +77,10 @@ class GRMPIQA(nn.Module):
         self.model = copy.deepcopy(clip.model)  # registered, so that state_dict() and .to() reach it
         self.clip = replace(with_pixels(clip, recipe), model=self.model)
         self.text, self.visual, self.recipe, self.crops = text, visual, recipe, crops
-        self._kept = (None, None)  # text features and the weights that they were computed from
+        self._kept: tuple[Any, Any] = (
+            None,
+            None,
+        )  # text features and the weights that they were computed from
         self.to(clip.model.logit_scale.device)  # prompts are drawn on the CPU, the same on every device
 
     def visual_prompts(self) -> list[Tensor] | None:
@@ -106,7 +117,7 @@ class GRMPIQA(nn.Module):
             raise ValueError(
                 f"pictures must be (b, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
             )
-        return test_crops(squeeze_pictures(images, size, self.recipe, "tune"), size, self.crops)
+        return test_crops(_squeeze(images, size, self.recipe, "tune"), size, self.crops)
 
     def crop_logits(self, crops: Tensor) -> Tensor:  # (b, 2), high first
         "Mean logits of pictures whose crops (b, n, 3, s, s) were taken (GRMP-IQA Eq. 2)"
@@ -141,13 +152,9 @@ def build_model(
 ) -> GRMPIQA:  # untrained, evaluation mode
     "A GRMP-IQA model as a recipe describes it (GRMP-IQA §3.2; peers.md §1c)"
     text = TextPrompt(clip, n_context, quality_words(recipe.full_stop), draw("text"))
-    parts = dict(project=recipe.prompt_proj, dropout=recipe.prompt_dropout, norm=recipe.prompt_norm)
     tokens = visual_tokens and (visual_tokens if recipe.visual_tokens is None else recipe.visual_tokens)
-    visual = (
-        VisualPrompt(clip, tokens, recipe.visual_layers, **parts, generator=draw("visual"))
-        if tokens
-        else None
-    )
+    parts = recipe.prompt_proj, recipe.prompt_dropout, recipe.prompt_norm
+    visual = VisualPrompt(clip, tokens, recipe.visual_layers, *parts, draw("visual")) if tokens else None
     return GRMPIQA(clip, text, visual, recipe, crops).eval()
 
 # %% ../../nbs/3_grmp/03_model.ipynb #d3b678e7
@@ -195,7 +202,7 @@ def save_model(
     model: GRMPIQA,  # model
     path: str | Path,  # file to write
     backbone: bool = False,  # also keep the backbone's weights (after fine-tuning)
-    **facts,  # data set, seeds, validation numbers, …
+    **facts: Any,  # data set, seeds, validation numbers, …
 ) -> None:
     "Write prompts (and backbone) with what is needed to rebuild them (our choice)"
     tensors = {f"text.{k}": v for k, v in model.text.state_dict().items()}
@@ -228,18 +235,35 @@ def load_model(
             f"{path} holds {made[0]!r} for backbone {made[1]!r} with weights {made[2]!r}, but a GRMP-IQA model for {clip.name!r} "
             f"with weights {clip.pretrained!r} is wanted; load the backbone that the file names"
         )
-    recipe = Recipe(**facts["recipe"])
+    _check_sizes(tensors, facts, clip, f"the metadata of {path}")
     shape = facts["visual"]
-    parts = {part: f"visual.{part}.weight" in tensors for part in ("project", "norm")}
-    visual = shape and VisualPrompt(
-        clip, layers=shape[0], tokens=shape[1], dropout=recipe.prompt_dropout, **parts
-    )
-    text = TextPrompt(clip, facts["n_context"], tuple(facts["words"]))
+    project, norm = (f"visual.{part}.weight" in tensors for part in ("project", "norm"))
+    try:
+        recipe = Recipe(**facts["recipe"])
+        visual = shape and VisualPrompt(clip, shape[1], shape[0], project, recipe.prompt_dropout, norm)
+        text = TextPrompt(clip, facts["n_context"], tuple(facts["words"]))
+    except (TypeError, ValueError) as error:  # TypeError: a setting that recipes do not have
+        raise ValueError(f"{path} cannot be built: {error}; was it made by another version?") from error
     model = GRMPIQA(clip, text, visual or None, recipe, facts["crops"])
     if not facts["backbone"]:
         tensors |= {f"model.{k}": v for k, v in model.model.state_dict().items()}
     load_into(model, tensors, what=f"the GRMP-IQA model of {path}")
     return model.eval()
+
+
+def _check_sizes(tensors, facts, clip, what):
+    most = clip.model.positional_embedding.shape[0]
+    kinds = {"recipe": dict, "words": [str], "backbone": bool, "crops": range(1, MOST_CROPS + 1)}
+    check_fields(facts, kinds | {"n_context": range(most), "visual": (list, type(None))}, what)
+    check_fields(facts["recipe"], {"name": str}, what)
+    shape = lambda name: list(tensors[name].shape[:-1]) if name in tensors else None
+    told = {"text.context": [facts["n_context"]], "visual.prompts": facts["visual"]}
+    if wrong := [
+        f"{name} {value}, it has {shape(name)}" for name, value in told.items() if shape(name) != value
+    ]:
+        raise ValueError(f"{what} and its tensors disagree: {'; '.join(wrong)}; make it again")
+    if len(facts["words"]) != 2:
+        raise ValueError(f"{what}: two endings of sentences are needed, high first, got {facts['words'][:5]}")
 
 # %% ../../nbs/3_grmp/03_model.ipynb #5d5dc21c
 def __getattr__(name):

@@ -19,7 +19,8 @@ def quality_words(
     full_stop: bool,  # True: as the released code spells them
 ) -> tuple[str, str]:  # high first
     "The endings of the two quality sentences (GRMP-IQA §3.2; released code with a full stop, peers.md C6)"
-    return tuple(f"{word} quality{'.' if full_stop else ''}" for word in ("high", "low"))
+    end = "." if full_stop else ""
+    return f"high quality{end}", f"low quality{end}"
 
 # %% ../../nbs/3_grmp/00_prompts.ipynb #2696d1e1
 class VisualPrompt(nn.Module):
@@ -53,7 +54,7 @@ class VisualPrompt(nn.Module):
         self.project = nn.Linear(width, width) if project else None
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=1e-6) if norm else None
-        if project:
+        if self.project is not None:
             nn.init.kaiming_normal_(self.project.weight, a=0, mode="fan_out", generator=generator)
             nn.init.zeros_(self.project.bias)
 

@@ -9,6 +9,7 @@ __all__ = ['STAGES', 'RECIPES', 'Recipe', 'get_recipe', 'recipe_table']
 import dataclasses
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import pandas as pd
 
@@ -77,7 +78,7 @@ class Recipe:
     nested: bool = _setting(True, False, "protocol", "D15, D20", "50 shots are the beginning of 100, or a draw of their own", (True, False))
     # fmt: on
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self)[1:]:
             value, values = getattr(self, field.name), field.metadata["values"]
             if values is not None and not any(value == v and type(value) is type(v) for v in values):
@@ -112,14 +113,14 @@ RECIPES = {
 
 def get_recipe(
     name: str,  # a key of RECIPES, or one with changes as its name spells them: "paper+per=tensor"
-    **changes,  # single settings to turn; the name then says which
+    **changes: Any,  # single settings to turn; the name then says which
 ) -> Recipe:
     "A recipe by name, with single settings changed if asked (peers.md §1)"
     base, *spelled = str(name).split("+")
     if base not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(base, RECIPES)} There are {sorted(RECIPES)}.")
     known = {field.name: field for field in fields(Recipe)[1:]}
-    pairs = dict(part.split("=", 1) if "=" in part else (part, "") for part in spelled)
+    pairs = {part.partition("=")[0]: part.partition("=")[2] for part in spelled}
     if unknown := sorted({*pairs, *changes} - set(known)):
         raise ValueError(f"a recipe has no setting {unknown}; it has {sorted(known)}")
     changes = {key: _read(known[key], text) for key, text in pairs.items()} | changes

@@ -9,14 +9,15 @@ __all__ = ['GENERATED', 'Adapting', 'prompt_groups', 'adapter_settings', 'diet_c
 
 # %% ../../nbs/4_study/15_adapting.ipynb #9c49449c
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from ..clip.backbone import Backbone
 from ..clip.features import CropSet, FeatureStore, backbone_digest
 from ..core.paths import cache_root
 from ..core.profiles import load_profile
@@ -34,6 +35,7 @@ from iqa_repro.study.protocols import (
     score_table,
     table_of,
 )
+from .rows import RowLog
 from .tuning import Tuning, keep_result, kept_path, tuning_tables, worker_count
 from .unified import CODE, Diet, generated_captions, scored_comments, unified_backbone
 from ..uniqa.adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa
@@ -101,7 +103,7 @@ def adapter_settings(
 @lru_cache(maxsize=2)
 def diet_clip(
     diet: Diet,  # what is read
-):  # Backbone; shared, so nobody may change it
+) -> Backbone:  # shared, so nobody may change it
     "A diet's CLIP, loaded once a process (our choice)"
     return unified_backbone(diet)
 
@@ -171,18 +173,18 @@ def adapted_models(
     draws = [
         torch_generator(task.diet.seed + task.split, "adapter", task.dataset, task.setting) for task in tasks
     ]
-    watches = [
-        (lambda m, test=test: sum(correlations(score(m, test), scored(test)).values()))
-        if select == "test"  # leaky
-        else None
-        for *_, test in parts
-    ]
+    score: Callable[[UniQA, pd.DataFrame], Tensor]
+
+    def peek(test, model):  # leaky
+        return sum(correlations(score(model, test), scored(test)).values())
+
+    watches = [partial(peek, test) if select == "test" else None for *_, test in parts]
     if first.unfrozen:
         images = pictures_of(first.dataset, first.diet.profile)[1]
         score = lambda m, test: score_table(m, images[rows(test)], batch=64)
-        pair = lambda part: None if part is None else Labelled(images[rows(part)], labels(part))
+        pair = lambda part: Labelled(images[rows(part)], labels(part))
         histories = [
-            fit_unfrozen(model, pair(train), settings, draw, pair(held), watch)
+            fit_unfrozen(model, pair(train), settings, draw, None if held is None else pair(held), watch)
             for model, (train, held, _), draw, watch in zip(models, parts, draws, watches, strict=True)
         ]
     else:
@@ -191,7 +193,7 @@ def adapted_models(
             for crops in (settings.crops, CropSet(models[0].crops))
         )
         score = lambda m, test: m.quality(judged[rows(test)].to(m.tokens.device)).detach().cpu()
-        histories, alike = [None] * len(tasks), {}
+        histories, alike = [pd.DataFrame()] * len(tasks), dict[tuple[int, int], list[int]]()
         for i, (model, (train, *_)) in enumerate(zip(models, parts, strict=True)):
             alike.setdefault((len(train), id(model.model)), []).append(i)
         for some in alike.values():  # of equally many labels, on one backbone
@@ -319,7 +321,7 @@ def _train_one(diet):
 
 
 def run_adaptings(
-    run,  # Run that takes the rows
+    run: RowLog,  # Run that takes the rows
     jobs: Iterable[tuple[Adapting, str]],  # trainings and their names in the table
 ) -> None:
     "Train what `run` has no rows of yet, over the cores, and append each result as it comes (contract 3)"
@@ -329,7 +331,9 @@ def run_adaptings(
         if not all(run.present(**_key(*job), metric=metric) for metric in ("plcc", "srcc"))
     ]
     prepare_diets(task.diet for task, _ in todo)
-    groups = {}  # splits of a frozen backbone train side by side, others each in a process of its own
+    groups: dict[
+        tuple[Adapting, str], list[Adapting]
+    ] = {}  # splits of a frozen backbone train side by side, others each in a process of its own
     for task, method in todo:
         groups.setdefault((task if task.unfrozen else replace(task, split=0), method), []).append(task)
     some = [(tasks, method) for (_, method), tasks in groups.items()]

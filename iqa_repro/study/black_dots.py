@@ -150,8 +150,8 @@ def plot_black_dots(
         raise ValueError(
             f"one quality and one flag a point is needed, got {len(points)}, {len(shade)} and {len(dots)}"
         )
-    axes.scatter(*points.T, c=shade, cmap="cool", s=9, linewidths=0)
-    axes.scatter(*points[dots].T, c="k", s=22, edgecolors="w", linewidths=0.5)
+    axes.scatter(points[:, 0], points[:, 1], c=shade, cmap="cool", s=9, linewidths=0)
+    axes.scatter(points[dots, 0], points[dots, 1], c="k", s=22, edgecolors="w", linewidths=0.5)
     axes.set(
         xticks=[],
         yticks=[],

@@ -11,7 +11,7 @@ __all__ = ['MARKS', 'KEY_WORDS', 'VERDICT_WORDS', 'MARGIN', 'GAP', 'BANNER', 'LE
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -42,7 +42,7 @@ MARKS = {  # colour, weight, style, underlined; colours as in the paper, darkene
 
 def mark_words(
     text: str,  # a caption or an instruction
-    groups: dict[str, Iterable[str]],  # mark → words or phrases; "nois*" is any ending
+    groups: Mapping[str, Iterable[str]],  # mark → words or phrases; "nois*" is any ending
 ) -> list[tuple[str, str | None]]:  # runs: (piece, its mark or None); the pieces joined are the text
     "Cut a text into marked and plain pieces (UniQA Figs 2, 13, 15)"
     pairs = {(phrase.lower(), mark) for mark, phrases in groups.items() for phrase in phrases}
@@ -59,7 +59,7 @@ def mark_words(
     found = re.compile("|".join(rf"(?<![\w-])({p})(?![\w])" for p in patterns), re.IGNORECASE)
     runs, end = [], 0
     for match in found.finditer(text):
-        runs += [(text[end : match.start()], None), (match[0], longest[match.lastindex - 1][1])]
+        runs += [(text[end : match.start()], None), (match[0], longest[(match.lastindex or 1) - 1][1])]
         end = match.end()
     return [run for run in [*runs, (text[end:], None)] if run[0]]
 
@@ -229,7 +229,8 @@ def wrap_runs(
         raise ValueError(
             f"a line of {width:.2f} in is too narrow at {size} points, it needs {least:.2f} in; take fewer columns"
         )
-    lines, room = [[]], width
+    lines: list[list[tuple[str, str | None]]] = [[]]
+    room = width
     for word in _words(runs):
         long = sum(_advance(*run, size) for run in word) > width
         for n, part in enumerate(
@@ -281,7 +282,7 @@ class SheetEntry:
 def caption_sheet(
     entries: list[SheetEntry],  # what is shown, in reading order
     columns: int = 1,  # entries side by side
-    legend: list[tuple[str, str | None]] = (),  # runs of one line that explain the marks
+    legend: Sequence[tuple[str, str | None]] = (),  # runs of one line that explain the marks
     side: float = 1.0,  # inches of a picture's longer side
     size: float = 7.0,  # points
 ) -> Figure:  # two columns wide, as high as it must be

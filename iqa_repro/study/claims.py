@@ -8,6 +8,7 @@ __all__ = ['RESAMPLES', 'CONFIDENCE', 'FEWEST_SPLITS', 'Claim', 'judge', 'paired
 # %% ../../nbs/4_study/02_claims.ipynb #1ca77d9f
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,10 @@ def paired_differences(
     return (scores[above] - scores[below]).sort_index()
 
 # %% ../../nbs/4_study/02_claims.ipynb #0aea2c72
+def _gains(above, below, where, rows):
+    return paired_differences(rows, above, below, where).to_numpy()
+
+
 def judge_order(
     rows: pd.DataFrame,  # the run's rows
     pairs: list[tuple[str, str]],  # methods (above, below)
@@ -105,7 +110,7 @@ def judge_order(
     claims = [
         Claim(
             f"{a} above {b} ({condition})",
-            lambda r, a=a, b=b: paired_differences(r, a, b, where).to_numpy(),
+            partial(_gains, a, b, where),
             source,
         )
         for a, b in pairs

@@ -19,6 +19,7 @@ from ..core.resources import run_parallel
 from ..core.seeds import torch_generator
 from ..grmp.recipes import get_recipe
 from .protocols import backbone_of, correlations, frozen_features
+from .rows import RowLog
 from .tuning import Tuning, keep_result, result_path, tuning_split, tuning_tables, worker_count
 
 # %% ../../nbs/4_study/12_contenders.ipynb #85d218c1
@@ -40,9 +41,9 @@ def contender(
     labelled, held, *_ = tuning_split(tuning, recipe)
     draw = torch_generator(tuning.seed + tuning.split, "contender", method, tuning.dataset, str(tuning.shots))
     if method == "linear probe":
-        model = LinearProbe(clip, crops, profile.coop.views)
-        model.fit(labelled, held, draw)
-        return model.eval()
+        probe = LinearProbe(clip, crops, profile.coop.views)
+        probe.fit(labelled, held, draw)
+        return probe.eval()
     values = {key: value for key, value in profile.coop.as_dict().items() if key != "n_context"}
     settings = CoOpSettings(**values | ({"epochs": 3} if tuning.smoke else {}))
     model = CoOp(
@@ -85,7 +86,7 @@ def contender_rows(
 
 
 def run_contenders(
-    run,  # Run that takes the rows
+    run: RowLog,  # Run that takes the rows
     tunings: Iterable[Tuning],  # data sets, labels and splits
     methods: Iterable[str] = CONTENDERS,  # which contenders
 ) -> None:

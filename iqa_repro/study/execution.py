@@ -9,11 +9,12 @@ __all__ = ['run_notebook', 'list_experiments', 'run_experiment']
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from traitlets.config import Config
 
 from ..core.names import did_you_mean, natural_key
-from ..core.paths import figures_root, project_root
+from ..core.paths import experiments_root, figures_root, project_root
 from ..core.profiles import load_profile
 
 # %% ../../nbs/4_study/24_execution.ipynb #3d9d8aec
@@ -72,7 +73,7 @@ def _import_papermill():
 # %% ../../nbs/4_study/24_execution.ipynb #1a1ac5c3
 def list_experiments() -> list[str]:  # 'paper/artefact', table2 before table10
     "Every experiment notebook of the clone, in a fixed order (our choice)"
-    root = project_root() / "nbs" / "experiments"
+    root = experiments_root()
     names = [path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.ipynb")]
     return sorted(names, key=natural_key)
 
@@ -84,14 +85,14 @@ def run_experiment(
     *,
     fresh: bool = False,  # forget the rows of an earlier run instead of resuming it
     progress: bool | dict = True,  # as for `run_notebook`
-    **params,  # further parameters that the notebook declares
+    **params: Any,  # further parameters that the notebook declares
 ) -> Path:  # the folder that the run wrote
     "Execute one experiment notebook into its folder under paper_figures (our choice)"
     if name not in list_experiments():
         raise ValueError(
             f"there is no experiment {name!r}{did_you_mean(name, list_experiments())} Known: {list_experiments()}."
         )
-    source = project_root() / "nbs" / "experiments" / f"{name}.ipynb"
+    source = experiments_root() / f"{name}.ipynb"
     folder = figures_root(load_profile(profile).name, smoke) / name
     before = os.environ.get("IQA_REPRO_FRESH", "")
     os.environ["IQA_REPRO_FRESH"] = "1" if fresh else before  # the kernel inherits it

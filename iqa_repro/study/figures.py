@@ -10,6 +10,7 @@ __all__ = ['ONE_COLUMN', 'TWO_COLUMNS', 'STYLE', 'METHOD_LOOKS', 'paper_style', 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -23,7 +24,7 @@ from ..core.paths import atomic_path
 ONE_COLUMN = 3.25  # inches, AAAI and CVPR column
 TWO_COLUMNS = 6.875  # inches, both columns and the gap
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib
     "font.size": 8,
     "axes.labelsize": 8,
@@ -130,7 +131,7 @@ def stand_in_banner(
     "Head an axes or a whole figure 'embedded stand-in' (our choice: on the picture, not in its caption)"
     if not isinstance(target, Axes | Figure):
         raise TypeError(f"a matplotlib Axes or Figure is needed, got {type(target).__name__}")
-    look = dict(fontsize=7, style="italic", color="0.35")
+    look: dict[str, Any] = dict(fontsize=7, style="italic", color="0.35")
     if isinstance(target, Figure):
         own = target.get_suptitle().removesuffix(text).rstrip(" –")
         target.suptitle(f"{own} – {text}" if own else text, x=0.995, ha="right", **look)

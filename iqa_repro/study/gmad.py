@@ -15,6 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from ..data.tables import read_csv
+
 # %% ../../nbs/4_study/07_gmad.ipynb #8ec350ac
 def read_scores(
     path: str | Path,  # CSV with the columns image and score; further columns are ignored
@@ -23,11 +25,21 @@ def read_scores(
     "A scorer's numbers from a file (our choice)"
     if not Path(path).is_file():
         raise FileNotFoundError(f"no scores at {path}; write a CSV with the columns image,score")
-    table = pd.read_csv(path, dtype={"image": str}, encoding="utf-8")
+    table = read_csv(
+        path, {"image": str}, "list of scores", "image,score", keep_default_na=False, na_values=[""]
+    )
     if missing := [column for column in ("image", "score") if column not in table]:
-        raise ValueError(f"{path} lacks the columns {missing}; it has {list(table)}")
-    if not pd.api.types.is_numeric_dtype(table["score"]):
-        raise ValueError(f"{path}: scores must be numbers, got {table['score'].iloc[0]!r} in the first row")
+        raise ValueError(
+            f"{path} lacks the columns {missing}; it has {[str(name)[:80] for name in table.columns[:20]]}"
+        )
+    if table.empty or table["image"].isna().any():
+        raise ValueError(
+            f"{path}: {table['image'].isna().sum()} of {len(table)} rows name no picture; give at least one"
+        )
+    if not pd.api.types.is_numeric_dtype(table["score"]) or pd.api.types.is_bool_dtype(table["score"]):
+        raise ValueError(
+            f"{path}: scores must be numbers, got {repr(table['score'].iloc[0])[:80]} in the first row"
+        )
     scores = table.set_index("image")["score"].astype(float).rename(Path(path).stem)
     return scores if higher_is_better else -scores
 

@@ -17,10 +17,11 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib.util import resolve_name
 from pathlib import Path
+from typing import Any
 
 import iqa_repro
 from ..clip.backbone import weights_file
-from ..core.paths import atomic_path, figures_root, project_root, sha256_of
+from ..core.paths import atomic_path, experiments_root, figures_root, project_root, sha256_of
 from ..core.profiles import load_profile
 from .jobs import JobFiles, as_written, read_state
 from .needs import NEEDS, Needs, notebook_of
@@ -111,7 +112,7 @@ def input_parts(
 ) -> dict[str, str]:  # such as {"data livec": "3f2a81bc09de"}; "missing" where it is not there
     "Digests of what is read from outside the package (our choice)"
     loaded = load_profile(profile)
-    parts = {}
+    parts: dict[str, str] = {}
     if loaded.data.source != "embedded":
         parts |= {
             f"data {dataset}": _table_digest(dataset, str(profile)) for dataset in needs.tables(profile)
@@ -214,7 +215,7 @@ def plan_jobs(
         parts = run | made_by[STAGE_CODE[one.kind]] | outside | {"spec": _digest(one.spec)}
         jobs[_name(one)] = _job(_name(one), one.kind, one.title, parts, before, loaded, state, spec=one.spec)
     for name in names:
-        code = notebook_code(project_root() / "nbs" / "experiments" / f"{name}.ipynb")
+        code = notebook_code(experiments_root() / f"{name}.ipynb")
         parts = run | {"notebook": _digest(code)} | code_parts(code) | input_parts(NEEDS[name], str(profile))
         before = list(
             dict.fromkeys(
@@ -318,7 +319,13 @@ def write_graph(
 ) -> Path:  # graph.json in `.batch` of the results
     "Write down a graph for the engine and its jobs (our choice)"
     state = figures_root(load_profile(profile).name, smoke) / ".batch"
-    content = {"profile": str(profile), "smoke": smoke, "state": str(state), "share": share, "jobs": []}
+    content: dict[str, Any] = {
+        "profile": str(profile),
+        "smoke": smoke,
+        "state": str(state),
+        "share": share,
+        "jobs": [],
+    }
     below = lambda path: path.relative_to(state).as_posix()  # the engine works in that folder
     stamps = {job.name: below(JobFiles(state, job.name).stamp(job.digest)) for job in jobs}
     for job in jobs:

@@ -117,7 +117,7 @@ def output_hashes(
     artefacts: list[str],  # paper/artefact
 ) -> dict[str, str]:  # path below root -> SHA-256
     "Hashes of what a job wrote, without the executed notebook (our choice)"
-    found = {}
+    found: dict[str, str] = {}
     for artefact in artefacts:
         if not (root / artefact / "run.json").exists():
             raise FileNotFoundError(

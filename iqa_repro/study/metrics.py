@@ -23,8 +23,8 @@ def paired_scores(
     np.ndarray, np.ndarray
 ]:  # both as float64 (n,), finite, each with at least `distinct` distinct values
     "Both score lists as arrays, or a clear refusal (our choice: undefined is an error, never 0)"
-    pair = {"prediction": prediction, "target": target}
-    for name, values in pair.items():
+    pair: dict[str, np.ndarray] = {}
+    for name, values in {"prediction": prediction, "target": target}.items():
         scores = np.asarray(
             values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=float
         )
@@ -115,7 +115,7 @@ def plcc(
     if mapping not in (None, "logistic4", "logistic5"):
         raise ValueError(f"mapping must be None, 'logistic4' or 'logistic5', got {mapping!r}")
     if mapping:
-        x = logistic_map(x, y, parameters=int(mapping[-1]))
+        x = logistic_map(x, y, parameters=4 if mapping == "logistic4" else 5)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "error", scipy.stats.DegenerateDataWarning

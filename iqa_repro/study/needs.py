@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -279,7 +280,8 @@ def _generated(profile):
     return works
 
 # %% ../../nbs/4_study/22_needs.ipynb #95b059dd
-_ALL, _SPLIT = {"captions": _TASKS, "captioned": _TASKS}, ("split",)
+_ALL: dict[str, Any] = {"captions": _TASKS, "captioned": _TASKS}
+_SPLIT = ("split",)
 NEEDS = {  # paper/artefact -> what its notebook reads and does
     "beyond/leakage": Needs((*_META, *_PAIR), work=_tunings(_leakage)),
     "beyond/together": Needs((*_META, *_PAIR), **_ALL, work=_together),
@@ -478,7 +480,7 @@ def estimate_time(
             kinds[work.kind] += work.count * seconds[work.kind]
         left = sum(w.count * seconds[w.kind] for w in works if (w.key, w.kind) not in made)
         made |= {(work.key, work.kind) for work in works}
-        mostly = max(kinds, key=kinds.get) if works else "start"
+        mostly = max(kinds, key=lambda kind: kinds[kind]) if works else "start"
         rows.append(
             {
                 "artefact": name,

@@ -58,7 +58,8 @@ def flow_shapes(
     tuple[str, str, int], tuple
 ]:  # (tower, part, layer) → shape of what leaves it, of one picture and all sentences
     "Shapes seen while one picture and the quality sentences pass through (our choice)"
-    clip, seen, handles = model.clip.model, {}, []
+    clip, handles = model.clip.model, []
+    seen: dict[tuple[str, str, int], tuple] = {}
     watch = {
         ("image", "embedding", 0): clip.visual.ln_pre,
         ("image", "last norm", 0): clip.visual.ln_post,
@@ -194,7 +195,7 @@ def group_layers(
     "Runs of layers whose block and prompt are alike in what learns (our choice)"
     layers = table[(table["tower"] == tower) & (table["layer"] > 0)].assign(on=lambda t: t[stage] > 0)
     states = layers.groupby("layer")[["part", "on"]].agg(tuple).apply(tuple, axis=1)
-    runs = []
+    runs: list[tuple[int, int]] = []
     for layer, state in states.items():
         if runs and states[runs[-1][0]] == state:
             runs[-1] = (runs[-1][0], layer)

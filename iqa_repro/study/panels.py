@@ -108,8 +108,8 @@ def block_panels(
         )
     datasets, heights = chosen["dataset"].unique(), [len(methods) + 1 for methods in blocks.values()]
     with paper_style():
-        size = dict(figsize=(TWO_COLUMNS, 0.9 + 0.19 * sum(heights)), squeeze=False)
-        figure, axes = plt.subplots(len(blocks), len(datasets), sharex="col", height_ratios=heights, **size)
+        size, shape = (TWO_COLUMNS, 0.9 + 0.19 * sum(heights)), (len(blocks), len(datasets))
+        figure, axes = plt.subplots(*shape, sharex="col", height_ratios=heights, figsize=size, squeeze=False)
         for line, (block, methods) in zip(axes, blocks.items(), strict=True):
             for ax, dataset in zip(line, datasets, strict=True):
                 part = chosen[(chosen["dataset"] == dataset) & (chosen["setting"] == block)]

@@ -51,7 +51,7 @@ def backbone_of(
     clip = load_profile(profile).clip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return load_clip(clip.name, clip.pretrained, pick_device(clip.device))
+        return load_clip(clip.name, clip.pretrained, str(pick_device(clip.device)))
 
 
 @lru_cache(maxsize=8)
@@ -303,7 +303,7 @@ def _meta_path(variant, profile, seed, recipe, smoke, clip):
 
 # %% ../../nbs/4_study/06_protocols.ipynb #709c0d98
 def score_table(
-    model: GRMPIQA,  # model in evaluation mode
+    model: torch.nn.Module,  # in evaluation mode: (b, 3, h, w) in [0, 1] -> (b,) scores
     images: torch.Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1], or n files
     batch: int = 128,  # pictures at a time
 ) -> torch.Tensor:  # (n,) in [0, 1]

@@ -126,7 +126,7 @@ def table_blocks(
         return [whole]
     measured = [row for row in rows if row["ours"]]
     order = {name: list(dict.fromkeys(row[name] for row in measured)) for name in KEYS}
-    lines = {}
+    lines: dict[tuple, dict] = {}
     for row in sorted(measured, key=lambda row: [order[name].index(row[name]) for name in KEYS[:3]]):
         key = {name: row[name] for name in ("method", "setting", "metric")}
         line = lines.setdefault(tuple(key.values()), key | dict.fromkeys(order["dataset"], ""))
@@ -244,7 +244,8 @@ def find_troubles(
         troubles.append(
             "A run was begun and did not end; there is no result." if begun else "This artefact was not run."
         )
-    for file, digest in (record or {}).get("files", {}).items():
+    record = record or {}
+    for file, digest in record.get("files", {}).items():
         if not (here / file).exists():
             troubles.append(f"{file} is missing, though the record of the run names it.")
         elif sha256_of(here / file) != digest:
@@ -351,7 +352,7 @@ def summarise(
 ) -> list[tuple[str, list[str]]]:  # fact and its lines
     "What the runs of a report have in common, and where they differ (our choice)"
     each = list(records.values())
-    notebooks = {}
+    notebooks: dict[str, list[dict]] = {}
     for name, record in records.items():
         notebooks.setdefault(_writer(name), []).append(record)
     seconds, kept = (

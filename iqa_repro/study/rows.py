@@ -11,12 +11,13 @@ import io
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 # %% ../../nbs/4_study/04_rows.ipynb #02bafe11
 def row_text(
-    value,  # text, number, truth value, None, or a NumPy or torch scalar
+    value: Any,  # text, number, truth value, None, or a NumPy or torch scalar
 ) -> str:  # the cell's text in the file
     "A value as `rows.csv` holds it: all digits, no line break, no NaN (our choice)"
     value = value.item() if hasattr(value, "item") else value
@@ -99,7 +100,8 @@ class RowLog:
         stamp: dict,  # columns of every row: artefact, profile, stand_in and params, the parameters' hash
     ):
         self.rows_path, self.stamp = Path(path), stamp
-        self._known, self._made = complete_rows(path), set()
+        self._known = complete_rows(path)
+        self._made: set[tuple] = set()
         self._before = len(self._known)  # rows of earlier runs
         if others := {row.get("params") for row in self._known} - {row_text(stamp["params"])}:
             raise ValueError(
@@ -109,7 +111,7 @@ class RowLog:
 
     def present(
         self,
-        **key,  # column=value, such as method='CLIP', split=0
+        **key: Any,  # column=value, such as method='CLIP', split=0
     ) -> int:  # how many rows have these values
         "Count the rows of a key (our choice)"
         key = {column: row_text(value) for column, value in key.items()}

@@ -19,6 +19,7 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -146,7 +147,7 @@ class Run(RowLog):
         stamp |= {"weights": "random"} if self.untrained else {}
         super().__init__(self.folder / "rows.csv", stamp)
 
-    def note(self, **facts) -> "Run":  # facts to show and to keep, such as clip_sha256='…'
+    def note(self, **facts: Any) -> "Run":  # facts to show and to keep, such as clip_sha256='…'
         "Add facts, such as the hashes of weights and labels, to what is shown and to run.json (our choice)"
         self.facts |= facts
         return self
@@ -226,7 +227,7 @@ def start_run(
     *,
     stand_in: bool | None = None,  # None: when the profile's CLIP or data are the embedded ones
     folder: str | Path | None = None,  # None: paper_figures/<profile>/<name>, or its smoke folder
-    **params,  # every parameter of the notebook; profile, seed and smoke among them
+    **params: Any,  # every parameter of the notebook; profile, seed and smoke among them
 ) -> Run:  # shows itself when a cell ends with it
     "Begin or resume an experiment, after checking that its parameters arrived (our choice)"
     if not re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", name):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.profiles import load_profile
 from .adapting import Adapting, adapted_rows, store_features
@@ -51,7 +51,7 @@ class Stage(NamedTuple):
 
 def stage(
     kind: str,  # one of KINDS
-    **spec,  # what decides it, JSON values
+    **spec: Any,  # what decides it, JSON values
 ) -> Stage:
     "A stage with its specification in one spelling (our choice)"
     if kind not in KINDS:
@@ -180,7 +180,7 @@ def make_stage(
 ) -> None:  # it is in the cache
     "Make a stage unless it is there (our choice)"
     spec = _listed(json.loads(wanted.spec))
-    run = {"profile": str(profile), "smoke": smoke}
+    run: dict[str, Any] = {"profile": str(profile), "smoke": smoke}
     if wanted.kind == "prompts":
         meta_model(**spec, **run)
     elif wanted.kind == "captions":

@@ -27,6 +27,7 @@ from iqa_repro.study.protocols import (
     meta_model,
     score_table,
 )
+from .rows import RowLog
 from .tuning import Tuning, tuning_settings, tuning_split, worker_count
 from .unified import Diet
 from ..uniqa.adapter import MultiCueAdapter, UniQA
@@ -53,7 +54,7 @@ class Together:
     learned: bool = True  # meta-learned prompts; False: as they are drawn
     training: str = "QGR"  # a key of TRAININGS
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.training not in TRAININGS:
             raise ValueError(f"training must be one of {list(TRAININGS)}, got {self.training!r}")
 
@@ -65,10 +66,12 @@ class Together:
     @property
     def tuning(self) -> Tuning:
         "The same labels as GRMP-IQA and UniQA get (`study/tuning`)"
-        common = dict(
-            profile=self.diet.profile, smoke=self.diet.smoke, strength=TRAININGS[self.training] or 0.0
+        return Tuning(
+            *(self.dataset, self.shots, self.split, self.diet.seed),
+            strength=TRAININGS[self.training] or 0.0,
+            profile=self.diet.profile,
+            smoke=self.diet.smoke,
         )
-        return Tuning(self.dataset, self.shots, self.split, self.diet.seed, **common)
 
 # %% ../../nbs/4_study/20_together.ipynb #1bab7606
 def prompted_model(
@@ -126,10 +129,8 @@ def fit_prompted(
     judged = lambda images: model.encode(
         torch.stack([CropSet(model.crops).cut(image, size, "") for image in images])
     )
-    features = model.encode(views)
-    return fit_adapter(
-        model, features, labelled.quality, settings, draw("adapter"), (judged(held.images), held.quality)
-    )
+    features, pair = model.encode(views), None if held is None else (judged(held.images), held.quality)
+    return fit_adapter(model, features, labelled.quality, settings, draw("adapter"), pair)
 
 # %% ../../nbs/4_study/20_together.ipynb #da10317b
 def together_model(
@@ -164,7 +165,7 @@ def together_rows(
 
 
 def run_together(
-    run,  # Run that takes the rows
+    run: RowLog,  # Run that takes the rows
     tasks: Iterable[Together],  # combinations
 ) -> None:
     "Train what `run` has no rows of yet, over the cores, and append each result as it comes (contract 3)"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sized
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -39,6 +40,7 @@ from iqa_repro.study.protocols import (
     table_of,
     weights_digest,
 )
+from .rows import RowLog
 
 # %% ../../nbs/4_study/10_tuning.ipynb #45921aae
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Tuning:
     smoke: bool = False  # two epochs
     judges: tuple[str, ...] = ()  # data sets that judge besides the own test part
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.shots, bool) or not (
             self.shots >= 1 if isinstance(self.shots, int) else 0 < self.shots <= 1
         ):
@@ -110,7 +112,7 @@ def tuning_tables(
         train, test = table, table[:0]
     else:
         train, test = split_table(table, seed, by, protocol.test_share)
-    count = tuning.shots if few else min(len(train), round(tuning.shots * len(table)))
+    count = int(tuning.shots) if few else min(len(train), round(tuning.shots * len(table)))
     labelled = sample_shots(train, count, seed if recipe.nested else derive_seed(seed, "shots", count))
     if recipe.select != "validation":
         return labelled, None, test
@@ -222,7 +224,7 @@ def tuned_result(
 
 def result_path(
     tuning: Tuning,  # what is trained
-    *further,  # what else decides the result, such as a contender's name
+    *further: Any,  # what else decides the result, such as a contender's name
 ) -> Path:  # in the cache
     "Where a result is kept: a digest of everything that decides it (our choice)"
     recipe = recipe_of(tuning.recipe, tuning.profile)
@@ -253,7 +255,7 @@ def kept_path(
 
 def keep_result(
     path: Path,  # of `result_path`
-    result,  # JSON values
+    result: Any,  # JSON values
 ) -> None:
     "Write a result into the cache, whole or not at all (our choice)"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -292,9 +294,9 @@ def worker_count(
 
 
 def run_tunings(
-    run,  # Run that takes the rows
+    run: RowLog,  # Run that takes the rows
     jobs: Iterable[tuple[Tuning, str, bool]],  # trainings, their names, whether curves are wanted
-    curves=None,  # Run that takes the curves, if any are wanted
+    curves: RowLog | None = None,  # Run that takes the curves, if any are wanted
 ) -> None:
     "Train what `run` has no rows of yet, over the cores, and append each result as it comes (contract 3)"
     jobs = list(jobs)
@@ -305,8 +307,9 @@ def run_tunings(
         run_parallel(_prepare, starts, workers=worker_count(starts, *profiles))
     )  # prompts first: splits and tuning settings fan out from them
     for rows, looks in run_parallel(tuned_rows, todo, workers=worker_count(todo, *profiles)):
-        for row in looks if curves is not None else ():
-            curves.append(row)
+        if curves is not None:
+            for row in looks:
+                curves.append(row)
         for row in rows:
             run.append(row)
 

@@ -100,7 +100,7 @@ class Diet:
     profile: str = "embedded"  # name or file of a profile
     smoke: bool = False  # one epoch of few captions
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if wrong := [part for part in self.parts if part not in ("quality", "aesthetics", "comments")]:
             raise ValueError(f"parts are of 'quality', 'aesthetics', 'comments', got {wrong[0]!r}")
 

@@ -9,6 +9,7 @@ __all__ = ['describe_unified', 'unified_shapes', 'draw_steps', 'rank_comments', 
 from collections.abc import Sequence
 from copy import deepcopy
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -230,7 +231,7 @@ def draw_purification(
         axes.text(x, -0.7, heads[column], ha="center", va="center", fontsize=7)
     axes.text(0.19, -0.7, "comments, in order of AIR", va="center", fontsize=7)
     for y, (_, row) in enumerate(ranked.sort_values("air").iterrows()):
-        look = dict(va="center", fontsize=7, color="k" if row["kept"] else "0.6")
+        look: dict[str, Any] = dict(va="center", fontsize=7, color="k" if row["kept"] else "0.6")
         axes.text(0.19, y + 0.5, shorten(row["caption"], letters, placeholder=" …"), **look)
         for column, x in places.items():
             axes.text(x, y + 0.5, str(row[column]), ha="center", **look)

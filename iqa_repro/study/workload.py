@@ -30,7 +30,7 @@ class Work(NamedTuple):
     "So many units of one kind (our choice)"
 
     kind: str  # a key of KINDS
-    count: float  # units
+    count: float  # type: ignore[assignment]  # units; nobody looks a value up in it
     key: tuple  # what it makes; the same key is made once, whoever asks
     batch: int = 1  # units held in memory at a time
     disk: int = 0  # bytes that are kept

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from ..clip.backbone import Backbone, encode_images, encode_prompts, tokenize
 from ..clip.features import backbone_digest
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.names import did_you_mean
-from ..data.crops import test_crops
+from ..core.untrusted import check_fields
+from ..data.crops import MOST_CROPS, test_crops
 from ..data.images import DecodedPicture
 
 # %% ../../nbs/3_uniqa/06_adapter.ipynb #1c07a15e
@@ -94,7 +96,7 @@ class AdapterRecipe:
     positions: str = "always"  # positional embedding: "always", or "single": with one group only (released)
     select: str = "validation"  # epoch chosen by "validation" (our choice), "last" or "test" (released)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = {
             "start": ("zero", "random"),
             "positions": ("always", "single"),
@@ -125,7 +127,7 @@ ADAPTER_RECIPES = {
 
 def adapter_recipe(
     name: str,  # "paper", "released", or one with changes as its name spells them: "paper+bias=False"
-    **changes,  # single settings to turn; the name then says which
+    **changes: Any,  # single settings to turn; the name then says which
 ) -> AdapterRecipe:
     "A recipe by name, with single settings changed if asked (peers.md Q1–Q12)"
     base, *spelled = str(name).split("+")
@@ -226,7 +228,7 @@ class MultiCueAdapter(nn.Module):
         return self.score(self.values(), image_features, text_features, logit_scale)
 
     @classmethod
-    def from_released(cls, state_dict: dict[str, Tensor]) -> "MultiCueAdapter":  # recipe "released"
+    def from_released(cls, state_dict: dict[str, Any]) -> "MultiCueAdapter":  # recipe "released"
         'The authors\' adapter file, plain or under "params"; sizes are read off the tensors (peers.md §5)'
         state = state_dict["params"] if isinstance(state_dict.get("params"), dict) else state_dict
         names = {
@@ -253,6 +255,8 @@ class MultiCueAdapter(nn.Module):
 class UniQA(nn.Module):
     "A CLIP asked with groups of five levels, with or without an adapter (UniQA §4)"
 
+    tokens: Tensor
+
     def __init__(
         self,
         clip: Backbone,  # shared
@@ -276,7 +280,10 @@ class UniQA(nn.Module):
         self.model = clip.model  # registered, so that .to() and state_dict() reach it
         self.clip, self.adapter, self.crops = clip, adapter.to(clip.model.logit_scale.device), crops
         self.register_buffer("tokens", tokenize(clip, self.prompts), persistent=False)
-        self._kept = (None, None)  # text features and the weights that they were computed from
+        self._kept: tuple[Any, Any] = (
+            None,
+            None,
+        )  # text features and the weights that they were computed from
 
     def text_features(self) -> Tensor:  # (k·m, d) unit length
         "Features of the sentences, computed once for the same weights (our choice; released code: at each call)"
@@ -353,7 +360,7 @@ def save_uniqa(
     model: UniQA,  # model
     path: str | Path,  # file to write
     backbone: bool = False,  # also keep the backbone's weights (after `fit_unfrozen`)
-    **facts,  # data set, seeds, validation numbers, …; JSON values
+    **facts: Any,  # data set, seeds, validation numbers, …; JSON values
 ) -> None:
     "Write adapter (and backbone) with what is needed to rebuild them (our choice; contract 4)"
     tensors = {
@@ -385,20 +392,42 @@ def load_uniqa(
         raise ValueError(
             f"{path} holds {facts.get('method')!r} for backbone {facts.get('clip')!r}, wanted is 'UniQA' for {clip.name!r}"
         )
-    recipe = AdapterRecipe(**facts["recipe"])
+    recipe = _check_facts(tensors, facts, clip, path)
     groups = [facts["prompts"][i : i + 5] for i in range(0, len(facts["prompts"]), 5)]
     if recipe.positions == "single" and len(groups) > 1:
         clip = without_positions(clip)
     if not facts["backbone"] and facts["sha256"] != (found := backbone_digest(clip)):
         raise ValueError(
-            f"{path} was made with weights {facts['sha256'][:12]} ({facts['pretrained']!r}) of {clip.name!r}, "
+            f"{path} was made with weights {str(facts['sha256'])[:12]} ({facts['pretrained']!r}) of {clip.name!r}, "
             f"got {found[:12]} ({clip.pretrained!r}); load the backbone that the file names"
         )
     if facts["backbone"]:
         clip = replace(clip, model=deepcopy(clip.model), pretrained=facts["pretrained"])
     else:
         tensors |= {f"model.{name}": value for name, value in clip.model.state_dict().items()}
-    adapter = MultiCueAdapter(facts["width"], facts["hidden"], recipe, facts["cue"])
-    return load_into(
-        UniQA(clip, groups, adapter, facts["crops"], facts["cue"]), tensors, what=f"the UniQA model of {path}"
-    ).eval()
+    try:
+        adapter = MultiCueAdapter(facts["width"], facts["hidden"], recipe, facts["cue"])
+        model = UniQA(clip, groups, adapter, facts["crops"], facts["cue"])
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be built: {error}; was it made by another version?") from error
+    return load_into(model, tensors, what=f"the UniQA model of {path}").eval()
+
+
+def _check_facts(tensors, facts, clip, path):
+    what, width = f"the metadata of {path}", clip.model.text_projection.shape[1]
+    first = tensors.get("adapter.fc.0.weight")
+    hidden = 0 if first is None else first.shape[0] if first.dim() == 2 else -1
+    kinds = {"recipe": dict, "prompts": [str], "cue": str, "backbone": bool, "pretrained": str}
+    sizes = {
+        "crops": range(1, MOST_CROPS + 1),
+        "width": range(width, width + 1),
+        "hidden": range(hidden, hidden + 1),
+    }
+    check_fields(facts, kinds | sizes | {"sha256": (str, type(None))}, what)
+    check_fields(facts["recipe"], {"name": str}, what)
+    try:
+        return AdapterRecipe(**facts["recipe"])
+    except (TypeError, ValueError) as error:  # TypeError: a setting that recipes do not have
+        raise ValueError(
+            f"{what}: its recipe cannot be read ({error}); was it made by another version?"
+        ) from error

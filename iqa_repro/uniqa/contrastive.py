@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ class PretrainSettings:
     workers: int = 0  # processes that read pictures and cut captions, for each training process; 0: none
     keep_every: int = 0  # steps between two saves of the state; 0: after each epoch
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             value, values = getattr(self, field.name), field.metadata.get("values")
             if values is not None and value not in values:
@@ -84,7 +85,7 @@ class PretrainSettings:
 # %% ../../nbs/3_uniqa/05_contrastive.ipynb #4772da7a
 def pretrain_settings(
     recipe: str = "paper",  # "paper" or "released"
-    **changes,  # fields to set otherwise
+    **changes: Any,  # fields to set otherwise
 ) -> PretrainSettings:
     "All choices of one side (peers.md P3–P8)"
     if recipe not in ("paper", "released"):
@@ -114,7 +115,7 @@ def make_optimizer(
         return torch.optim.Adam(named.values(), settings.lr, weight_decay=settings.weight_decay)
     decayed = [p for p in named.values() if p.ndim >= 2]  # CLIP: all weights that are not gains or biases
     others = [p for p in named.values() if p.ndim < 2]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], settings.lr, weight_decay=settings.weight_decay
     )
@@ -196,7 +197,7 @@ def backward_pairs(
         features = [torch.cat(chunk).requires_grad_() for chunk in chunks]
     value, accuracy = loss(*features, clip.model.logit_scale.exp())
     value.backward()
-    for part, *gradients in zip(parts, *(x.grad.split(size) for x in features), strict=True):
+    for part, *gradients in zip(parts, *(cast(Tensor, x.grad).split(size) for x in features), strict=True):
         torch.autograd.backward(encode(*part), gradients)
     return value.detach(), accuracy
 

@@ -357,6 +357,7 @@ class Describer:
     ) -> Iterator[tuple[CaptionRequest, str | Exception]]:  # in order; an error where a picture failed
         "Describe pictures by their measurements (our choice)"
         path = None
+        answer: str | Exception
         for request in requests:
             try:
                 if request.image != path:

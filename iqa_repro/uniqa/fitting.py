@@ -9,6 +9,7 @@ __all__ = ['AdapterSettings', 'fit_adapters', 'fit_adapter', 'fit_pictures', 'fi
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ class AdapterSettings:
     check: int = 5  # epochs between two looks at what chooses the epoch (our choice)
     towers: str = "both"  # what `fit_unfrozen` trains: "both" or "image" (paper: "the backbone")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         small = {
             name: getattr(self, name)
             for name in ("epochs", "batch", "views", "check")
@@ -192,15 +193,15 @@ def fit_adapters(
             raise ValueError(
                 "models side by side need one backbone, the same prompts, cue and recipe; fit these one by one"
             )
-    watches = watches or [None] * len(models)
-    _check_fit(models, features, settings, held or [None] * len(models), watches)
+    watched: Sequence[Callable[[UniQA], float] | None] = watches or [None] * len(models)
+    _check_fit(models, features, settings, held or [None] * len(models), watched)
     device, used = models[0].tokens.device, torch.cat([*rows, *(held or [])]).unique()
-    choose = [None] * len(models)
+    choose: list[Any] = [None] * len(models)
     if held is not None:
         judged = _labelled(judged, quality, device, used)[0]
         choose = [(lambda row=row: judged[row], quality[row].to(device, torch.float32)) for row in held]
     features, quality = _labelled(features, quality, device, used)
-    return _fit(models, features, quality, torch.stack(list(rows)), settings, generators, choose, watches)
+    return _fit(models, features, quality, torch.stack(list(rows)), settings, generators, choose, watched)
 
 
 def _check_fit(models, features, settings, validations, watches):
@@ -357,9 +358,9 @@ def fit_unfrozen(
 
     everything = lambda part: lambda: map_pictures(model, part.images, 32)
     some = Labelled(train.images[:64], train.quality[:64])  # our choice: a curve needs no more
-    parts = [
+    seen, held = (
         None if part is None else (everything(part), part.quality.to(device)) for part in (some, validation)
-    ]
+    )
     alone = lambda rows, views: score(rows[0], views[0])[None]
-    look = lambda: [_look(model, *parts, watch)]
+    look = lambda: [_look(model, seen, held, watch)]
     return _loop([model], groups, alone, train.quality.to(device)[None], settings, [generator], look)[0]

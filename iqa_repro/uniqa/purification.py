@@ -11,13 +11,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..clip.backbone import Backbone, encode_images, encode_prompts
 from ..data.crops import test_crops
@@ -30,16 +31,16 @@ def ranks(
     groups: ArrayLike | None = None,  # (n,) the picture of each score, in any order; None: all of one
 ) -> np.ndarray:  # (n,) int, 1 = best of its group; of equal scores the earlier is better
     "Positions after sorting in descending order, stable (UniQA Eq. 3; ties: our choice)"
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
+    try:
+        values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
+        groups = np.zeros(values.size, dtype=int) if groups is None else np.asarray(groups)
+        codes = pd.factorize(groups, use_na_sentinel=False)[0]
+    except (ValueError, TypeError, OverflowError) as error:  # text, lists, whole numbers beyond any float
+        raise ValueError(f"ranks need numbers, and names for groups: {str(error)[:200]}") from error
     if values.ndim != 1 or not values.size:
         raise ValueError(f"ranks need a non-empty list of scores, got shape {values.shape}")
     if (bad := np.flatnonzero(np.isnan(values))).size:
         raise ValueError(f"ranks need numbers, got NaN at positions {bad[:5].tolist()} of {values.size}")
-    codes = (
-        np.zeros(values.size, dtype=int)
-        if groups is None
-        else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
-    )
     if codes.shape != values.shape:
         raise ValueError(f"one group a score is needed, got {values.size} scores and {codes.size} groups")
     order = np.lexsort((-values, codes))  # stable: equal scores of a group stay in their order
@@ -68,10 +69,10 @@ def air_ranks(
     groups: ArrayLike | None = None,  # (n,) the picture of each caption; None: all of one
 ) -> np.ndarray:  # (n,) int, 1 = best of its picture
     "Aesthetics-relevance and informativeness rank (UniQA Eqs. 3–5, 10)"
-    information = informativeness(comments)
-    if len(information) != len(relevance):
+    information, scores = informativeness(comments), np.asarray(relevance)
+    if len(information) != len(scores):
         raise ValueError(
-            f"one relevance a comment is needed, got {len(information)} comments and {len(relevance)} scores"
+            f"one relevance a comment is needed, got {len(information)} comments and {len(scores)} scores"
         )
     if not (0 <= alpha < np.inf and 0 <= beta < np.inf and alpha + beta > 0):
         raise ValueError(f"alpha and beta must be finite, ≥ 0 and not both 0, got {alpha} and {beta}")
@@ -176,7 +177,7 @@ class Pictures:
         None  # (n, 3, h, w) in [0, 1] or n files, in that order; None: the names are paths
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "names", list(self.names))  # a column would index by its labels
         index = pd.Index(self.names)
         if not index.is_unique:
@@ -189,10 +190,10 @@ class Pictures:
                 f"pictures must be (n, 3, h, w) with one name each, got {shape or len(self.images)} for {len(index)} names"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Tensor:
         return read_image(self.names[i]) if self.images is None else self.images[i]
 
     def find(
@@ -239,7 +240,7 @@ def relevance(
     numbers = [np.unique(index[rows]) for rows in parts]
     last = [-1, *(part[-1] for part in numbers[:-1])]
     fresh = [part[part > seen].tolist() for part, seen in zip(numbers, last, strict=True)]
-    options = {"num_workers": workers, "collate_fn": list, "generator": torch.Generator()}
+    options: dict[str, Any] = {"num_workers": workers, "collate_fn": list, "generator": torch.Generator()}
     views = DataLoader(_Views(pictures, clip.image_size), batch_sampler=fresh, **options)
     scores, features = np.empty(len(table), dtype=np.float32), torch.empty(0)
     device = clip.model.logit_scale.device
@@ -255,7 +256,7 @@ def relevance(
 
 
 @dataclass(frozen=True)
-class _Views:
+class _Views(Dataset[Tensor]):
     pictures: Pictures
     size: int
 
