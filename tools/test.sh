@@ -18,7 +18,7 @@ step() { # step <title> <command…>
 }
 
 lint() {
-  "$bin/ruff" check iqa_repro tests nbs tools && "$bin/ruff" format --check nbs tests tools
+  "$bin/ruff" check iqa_repro tests nbs tools && "$bin/ruff" format --check nbs tests tools && "$bin/mypy"
 }
 
 library_notebooks() { # two at a time, one thread each; nbdev_test itself knows no time limit
@@ -31,7 +31,7 @@ tests() { # two files at a time, one thread each
 
 step "1/6 the package is what the notebooks export" "$bin/python" tools/notebooks.py check-export
 step "2/6 the notebooks are clean" "$bin/python" tools/notebooks.py check-clean
-step "3/6 ruff" lint
+step "3/6 ruff and mypy" lint
 step "4/6 every library notebook runs (nbdev_test)" library_notebooks
 step "5/6 pytest" tests
 step "6/6 every experiment notebook runs with smoke=True" "$bin/iqa-repro" reproduce --smoke --force --overwrite

@@ -66,7 +66,7 @@ class AdaptOptions:
     epochs: int | None = None  # passes over the labels; None: as the profile says
     overwrite: bool = False  # whether a checkpoint that is there may be replaced
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.folds < 2 or (self.epochs is not None and self.epochs < 1):
             raise ValueError(
                 f"folds must be at least 2 and epochs at least 1, got {self.folds} and {self.epochs}"

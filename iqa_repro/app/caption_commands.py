@@ -8,7 +8,7 @@ __all__ = ['CAPTIONERS', 'make_captioner', 'wanted_captions', 'caption_pictures'
 # %% ../../nbs/5_app/13_caption_commands.ipynb #1838fe36
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,8 +21,8 @@ def make_captioner(
     url: str | None = None,  # of the server, such as "http://127.0.0.1:8000/v1"
     model: str | None = None,  # name at the server, or folder
     device: str = "auto",  # of a local model: "auto", "cpu", "cuda", "mps"
-    **decoding,  # max_tokens, temperature, seed
-):  # takes requests, yields (request, text or exception); has a name
+    **decoding: Any,  # max_tokens, temperature, seed
+) -> Any:  # takes requests, yields (request, text or exception); has a name
     "The captioner that the words of a command mean (our choice)"
     if kind not in CAPTIONERS:
         from iqa_repro.core.names import did_you_mean

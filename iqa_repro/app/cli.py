@@ -8,6 +8,7 @@ __all__ = ['USER_ERRORS', 'STATUSES', 'COMMANDS', 'ErrorsInOneLine', 'show_needs
 # %% ../../nbs/5_app/14_command_line.ipynb #80ffcf8a
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ USER_ERRORS = (ValueError, OSError)  # what the library raises for wrong input a
 class ErrorsInOneLine(TyperGroup):
     "A group of commands that answers wrong input with one line and status 2 (our choice)"
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
@@ -117,14 +118,18 @@ def reproduce_artefacts(
         return
     from iqa_repro.study.reproduce import reproduce
 
-    how = {
-        "dry_run": dry_run,
-        "keep_going": keep_going,
-        "force": force,
-        "overwrite": overwrite,
-        "smoke": smoke,
-    }
-    if reproduce(names or (), profile, jobs, **how, fan_out=fan_out, engine_profile=engine_profile):
+    if reproduce(
+        names or (),
+        profile,
+        jobs,
+        dry_run=dry_run,
+        keep_going=keep_going,
+        force=force,
+        overwrite=overwrite,
+        smoke=smoke,
+        fan_out=fan_out,
+        engine_profile=engine_profile,
+    ):
         raise typer.Exit(1)
 
 
@@ -140,7 +145,7 @@ def _verify(names, profile, jobs, tolerance, asked, others):
 
 # %% ../../nbs/5_app/14_command_line.ipynb #2b0528f0
 STATUSES = "Exit status: 0 all done; 1 done, but not for all, and what failed is said; 2 wrong words, files or settings; 130 stopped."
-COMMANDS = {  # word -> its function, and an example
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # word -> its function, and an example
     "score": (score_pictures, "iqa-repro score holiday/ -o holiday.csv"),
     "explain": (explain_picture, "iqa-repro explain holiday/beach.jpg -o why.png"),
     "adapt": (adapt_labels, "iqa-repro adapt labels.csv --low 1 --high 5 --shots 50 -o mine"),

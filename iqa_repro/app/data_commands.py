@@ -8,8 +8,9 @@ __all__ = ['ROOT', 'show_table', 'list_sets', 'get_set', 'check_sets', 'write_sp
 # %% ../../nbs/5_app/00_data_commands.ipynb #06ae5b56
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich import box
@@ -27,13 +28,13 @@ ROOT = Annotated[
 
 
 def show_table(
-    columns: dict[str, str],  # heading -> "left" or "right"
-    rows: list[tuple[str, ...]],  # a text for each column
+    columns: dict[str, Literal["left", "right"]],  # heading -> side
+    rows: Sequence[tuple[str, ...]],  # a text for each column
 ) -> None:
     "Print a table of at most 80 columns, on a narrower screen less (our choice)"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading, side in columns.items():
-        table.add_column(heading, justify=side, overflow="fold")
+        table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     width = min(100, shutil.get_terminal_size((80, 24)).columns)
@@ -199,7 +200,9 @@ def write_splits(
         (path.name, *(f"{len(parts[part]):,}" for part in names), digest) for path, parts, digest in found
     ]
     typer.echo(f"splits of {name}, {len(table):,} pictures, in {folder}\n")
-    show_table({"file": "left"} | dict.fromkeys(names, "right") | {"sha256 begins": "left"}, rows)
+    heads: dict[str, Literal["left", "right"]] = {"file": "left"}
+    heads |= dict.fromkeys(names, "right")
+    show_table(heads | {"sha256 begins": "left"}, rows)
 
 # %% ../../nbs/5_app/00_data_commands.ipynb #e2f248db
 def data_app() -> typer.Typer:  # to be mounted as `iqa-repro data`

@@ -7,6 +7,7 @@ __all__ = ['LOADING', 'PictureQuality']
 
 # %% ../../nbs/5_app/10_metric.ipynb #5df7e004
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class PictureQuality(Metric):
     def __init__(
         self,
         method: str | Path | Scorer = "clipiqa",  # as for `load`, or a scorer that is ready
-        **options,  # as for `load`, and those of torchmetrics' Metric
+        **options: Any,  # as for `load`, and those of torchmetrics' Metric
     ):
         own = {name: options.pop(name) for name in list(options) if name in LOADING}
         if own and isinstance(method, Scorer):

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -85,7 +85,7 @@ def named_paths(
     paths: list[str],  # as given; "-" stands for the names on the standard input
 ) -> list[str]:  # without "-"
     "Spell out what was named (our choice)"
-    named = []
+    named: list[str] = []
     for path in paths:
         named += _listed(sys.stdin.buffer.read()) if path == "-" else [path]
     return named
@@ -121,7 +121,7 @@ def load_scorer(
     method: str | None,  # a name, or None
     weights: str | None,  # a checkpoint, or None
     named: dict,  # clip, pretrained, crops: for a name only
-    **options,  # as for `load`
+    **options: Any,  # as for `load`
 ) -> "Scorer":  # ready to score
     "The scorer that the words of a command mean (our choice)"
     plain = {"clip": "tiny", "pretrained": "embedded", "crops": 1}

@@ -6,9 +6,10 @@
 __all__ = ['ZERO_SHOT', 'Scorer', 'as_pictures', 'load', 'score']
 
 # %% ../../nbs/5_app/01_scorer.ipynb #1ca680de
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class Scorer(nn.Module):
 
     score_range = (0.0, 1.0)  # of every method here
     lower_better = False
+    model: Any  # an nn.Module; those of this package have `judged_crops` and `score_crops`, too
 
     def __init__(
         self,
@@ -66,6 +68,10 @@ class Scorer(nn.Module):
     ) -> Tensor:  # (b,) in [0, 1], higher is better, on the CPU; as a loss 0-d, on the scorer's device
         "Scores in the order of the pictures, the same alone or in any batch up to rounding (our choice)"
         if self.as_loss:
+            if not isinstance(pictures, Tensor):
+                raise TypeError(
+                    f"a loss needs pictures as a tensor (b, 3, h, w), got {type(pictures).__name__}"
+                )
             return (1 - self.differentiable(pictures)).mean()
         given = as_pictures(pictures)
         with torch.no_grad():
@@ -89,13 +95,10 @@ class Scorer(nn.Module):
         "The first half of a score, safe to call in threads (our choice)"
         if self.short_side is not None and min(picture.shape[-2:]) > self.short_side:
             picture = resize(_numbers(picture), self.short_side)
-        if not hasattr(self.model, "judged_crops"):  # a method from elsewhere looks at the whole
+        look: Callable[..., Tensor] | None = getattr(self.model, "judged_crops", None)
+        if look is None:  # a method from elsewhere looks at the whole
             return _numbers(picture)[None]
-        return (
-            self.model.judged_crops(picture)
-            if isinstance(picture, DecodedPicture)
-            else self.model.judged_crops(picture[None])[0]
-        )
+        return look(picture) if isinstance(picture, DecodedPicture) else look(picture[None])[0]
 
     @torch.no_grad()
     def judge(
@@ -196,7 +199,7 @@ def load(
     pretrained: str = "embedded",  # for a name: as for `load_clip`
     crops: int = 1,  # for a name: fixed crops of a picture that are averaged; a checkpoint has its own number
     device: str = "cpu",  # "cpu", "cuda", "mps", or "auto" for the best there is
-    **options,  # batch, precision, as_loss, short_side: as for `Scorer`
+    **options: Any,  # batch, precision, as_loss, short_side: as for `Scorer`
 ) -> Scorer:
     "A method that is ready to score (our choice)"
     device = str(pick_device(device))
@@ -237,7 +240,7 @@ def _load_file(path, device):
 def score(
     images_or_paths: Tensor | Image.Image | str | Path | Sequence,  # as for `Scorer`
     method: str | Path = "clipiqa",  # a key of ZERO_SHOT, or a checkpoint
-    **options,  # as for `load`
+    **options: Any,  # as for `load`
 ) -> np.ndarray:  # (b,) float32 in [0, 1], higher is better
     "Scores of pictures; whoever asks often calls `load` once and its scorer many times (our choice)"
     return load(method, **options)(images_or_paths).numpy()

@@ -41,10 +41,11 @@ def find_pictures(
     given: Iterable[str | Path],  # files, folders, patterns
 ) -> list[str]:  # files in the order in which they were given, folders sorted; each once
     "Every picture that is meant (our choice)"
-    found, given = {}, [os.fspath(one) for one in given]
-    for one in given:
+    found: dict[str, None] = {}
+    names = [os.fspath(one) for one in given]
+    for one in names:
         if os.path.isdir(one):
-            inside = sorted(os.path.join(place, name) for place, _, names in os.walk(one) for name in names)
+            inside = sorted(os.path.join(place, name) for place, _, some in os.walk(one) for name in some)
             found |= dict.fromkeys(path for path in inside if path.lower().endswith(ENDINGS))
         elif os.path.lexists(one) or not glob.has_magic(one):
             found[one] = None  # what is not there gets a row that says so
@@ -54,7 +55,7 @@ def find_pictures(
             )
     if not found:
         raise ValueError(
-            f"no pictures in {', '.join(map(repr, given)) or 'nothing'}; folders are searched for {' '.join(ENDINGS)}"
+            f"no pictures in {', '.join(map(repr, names)) or 'nothing'}; folders are searched for {' '.join(ENDINGS)}"
         )
     return list(found)
 

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +150,7 @@ def read_csv(
     dtype: Mapping[str, type] | type | None = None,  # of columns, as for pandas
     what: str = "table",  # what the file should be
     needs: str = "image,mos",  # columns that it should have, for the message
-    **options,  # further ones of pandas
+    **options: Any,  # further ones of pandas
 ) -> pd.DataFrame:  # rows and columns as they are, at least one column
     "A CSV of bounded size as a frame, or why not (our choice)"
     try:
