@@ -5,6 +5,7 @@ Needs Debian's chromium, playwright and the packages of `.[docs]`; says so where
 """
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = os.environ.get("IQA_REPRO_TRIAL") == "all"
-SOME = ("3_grmp/01_qgr*", "3_uniqa/06_adapter*", "4_study/00_metrics*", "experiments/grmp_iqa/table1*")
+SOME = (
+    "3_grmp/01_qgr*",
+    "3_uniqa/06_adapter*",
+    "4_study/00_metrics*",
+    "experiments/uniqa/fig6*",
+    "experiments/uniqa/fig14*",
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -168,9 +175,23 @@ def test_a_page_shows_the_source_and_not_what_only_nbdev_reads(site):
     text = (folder / "3_grmp/01_qgr.html").read_text(encoding="utf-8")
     plain = re.sub(r"<[^>]+>", "", text)
     assert "def regularize_gradient(" in plain and "#| export" not in plain and "nbdev_export" not in plain
-    experiment = (folder / "experiments/grmp_iqa/table1.html").read_text(encoding="utf-8")
-    assert "Embedded stand-in</" in experiment or "Embedded stand-in<" in experiment
-    assert 'src="table1.png"' in experiment
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "figures"),
+    [("fig6", "Embedded stand-in", 3), ("fig14", "The paper's own material", 1)],  # 3: Figures 6, 7 and 8
+)
+def test_an_experiment_shows_all_that_was_committed_of_it(site, page, name, kind, figures):
+    page.goto(f"{site[1]}experiments/uniqa/{name}.html")
+    assert page.locator("h2").first.inner_text().startswith(kind)
+    assert page.locator("article img").count() == figures
+    claims = json.loads(
+        (ROOT / f"paper_figures/embedded/uniqa/{name}/claims.json").read_text(encoding="utf-8")
+    )
+    page.locator("summary", has_text="claims, judged").first.click()
+    assert page.locator("details[open] td").count() == 3 * len(claims)
+    assert page.locator("details[open] td").nth(2).inner_text() == claims[0]["verdict"]
+    assert page.locator("summary", has_text="the table").count() == figures  # one beside each
 
 
 def test_a_notebook_that_fails_fails_the_site_by_its_name(tmp_path):
