@@ -53,7 +53,9 @@ STYLE = """
 math { font-size: 1.08em; }
 math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
 .md-typeset table.dataframe { display: block; overflow-x: auto; font-size: .64rem; border-collapse: collapse; border: 0; margin: 1em 0; }
+.md-typeset details table.dataframe { max-height: 32rem; overflow-y: auto; }
 .md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .25em .7em; text-align: right; border: 0; border-bottom: .05rem solid var(--md-typeset-table-color); }
+.md-typeset details table.dataframe :is(th, td) { text-align: left; }
 .md-grid { max-width: 74rem; }
 .md-typeset img { background: white; border-radius: 2px; }
 .highlight.language-text code { background: none; border-left: .15rem solid var(--md-default-fg-color--lightest); white-space: pre-wrap; }
@@ -204,13 +206,13 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
 
     book = nbformat.read(source, as_version=4)
     module = re.search(r"^#\| *default_exp (\S+)", book.cells[0].source, re.M)
-    widths = readable(book, name, pages)
+    widths, target = readable(book, name, pages), (site / name).with_suffix(".md")
     resources = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}
     body, resources = MarkdownExporter().from_notebook_node(book, resources)
     if name != "index.ipynb":
         about = f"`nbs/{name}`" + (f" → `iqa_repro.{module[1]}`" if module else "")
-        body = re.sub(r"((?:^|\n)# .+\n(?:\n*>.*\n)*)", rf"\1\n{about}\n{result(name)}", body + "\n", count=1)
-    target = (site / name).with_suffix(".md")
+        about += f"\n{result(name, target)}"
+        body = re.sub(r"(?:^|\n)# .+\n(?:\n*>.*\n)*", lambda m: f"{m[0]}\n{about}", body + "\n", count=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     for file, content in resources.get("outputs", {}).items():
         (target.parent / file).parent.mkdir(parents=True, exist_ok=True)
@@ -218,33 +220,59 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
         if width := widths.get(hashlib.sha256(content).digest()):
             body = body.replace(f"]({file})", f']({file}){{ width="{width}" }}')
     target.write_text(body, encoding="utf-8")
-    if (figure := FIGURES / artefact(name) / "figure.png").exists() and not is_library(name):
-        shutil.copy(figure, target.with_suffix(".png"))
 
 
-def artefact(name: str) -> str:
-    "Where a notebook's results lie below those of a profile"
+def artefacts(name: str) -> list[str]:
+    "What a notebook writes, as folders of a profile's results: one may write several figures"
+    from iqa_repro.study.needs import list_artefacts, notebook_of
+
     stem = name.removesuffix(".ipynb")
-    return (
-        stem.removeprefix("experiments/")
-        if stem.startswith("experiments/")
-        else stem.replace("benchmarks", "benchmark")
-    )
+    if not stem.startswith("experiments/"):
+        return [stem.replace("benchmarks", "benchmark")]
+    stem = stem.removeprefix("experiments/")
+    return [one for one in list_artefacts() if notebook_of(one) == stem]
 
 
-def result(name: str) -> str:
-    "What the committed run of an experiment came to: its figure and the verdicts"
+def result(name: str, beside: Path) -> str:
+    "What the committed run of a notebook came to: figures, verdicts and tables; the figures are put `beside` its page"
     if is_library(name):
         return ""
-    folder, text = FIGURES / artefact(name), ""
-    if (folder / "figure.png").exists():
-        text += f"\n## Embedded stand-in\n\nThe committed figure; the source below is not run for this page.\n\n![figure of {artefact(name)}]({Path(name).stem}.png)\n"
-    if (folder / "claims.json").exists():
-        text += "\n| claim | from | verdict |\n| --- | --- | --- |\n"
-        for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8")):
-            cells = (str(claim[key]).replace("|", "\\|") for key in ("sentence", "source", "verdict"))
-            text += f"| {' | '.join(cells)} |\n"
-    return text.replace("\\", "\\\\") + "\n## Source\n" if text else ""
+    from iqa_repro.study.report import alt_text, read_table, table_blocks
+
+    parts, own = [], set()
+    for one in artefacts(name):
+        folder, title = FIGURES / one, one.split("/")[1]
+        if (folder / "figure.png").exists():
+            picture = beside.with_name(f"{beside.stem}_{title}.png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / "figure.png", picture)
+            words = alt_text(title, read_table(folder / "figure.csv"))
+            parts.append(f'<img src="{picture.name}" alt="{html.escape(words)}">')
+        if (folder / "claims.json").exists():
+            claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+            rows = [[claim[key] for key in ("sentence", "source", "verdict")] for claim in claims]
+            parts.append(folded(f"{title}: {len(rows)} claims, judged", ["claim", "from", "verdict"], rows))
+        if (folder / "table.csv").exists():
+            table = read_table(folder / "table.csv")
+            own.update(row.get("stand_in", "True") for row in table)
+            for caption, laid in table_blocks(table):
+                heads, rows = (
+                    [head for head, _ in laid["heads"]],
+                    [[c for c, _ in row] for row in laid["rows"]],
+                )
+                same = "".join(f"; {key}: {value}" for key, value in laid["common"])
+                parts.append(folded(f"{title}: {caption[0].lower()}{caption[1:]}{same}", heads, rows))
+    kind = "The paper's own material" if own == {"False"} else "Embedded stand-in"
+    told = f"## {kind}\n\nWhat was committed of the last run; the source below is not run for this page."
+    return "\n\n".join(["", told, *parts, "## Source", ""]) if parts else ""
+
+
+def folded(caption: str, heads: list[str], rows: list[list[str]]) -> str:
+    "A table that opens on a click; dollars are no formulas here"
+    line = lambda tag, cells: "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells)
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows).replace("\n", "<br>")
+    table = f'<table class="dataframe"><tr>{line("th", heads)}</tr>{body}</table>'
+    return f"<details><summary>{html.escape(caption)}</summary>{table}</details>".replace("$", "&#36;")
 
 
 def project_pages(site: Path, pages: set[str]) -> dict[str, str]:
