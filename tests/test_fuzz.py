@@ -69,7 +69,7 @@ OWN = (
 )  # to the letter: a UnicodeDecodeError is a ValueError, too, and not ours
 
 
-def fuzz(short=12, long=2000):
+def fuzz(short=12, long=1000):
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
         max_examples=long if LONG else short,
@@ -90,6 +90,13 @@ def little_room():
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_there_is_little_room():
+    if not Path("/proc").is_dir():
+        pytest.skip("memory is not limited here")
+    with pytest.raises(RuntimeError, match="memory"):
+        torch.zeros(2 * ROOM, dtype=torch.uint8)
 
 
 def read_or_refuse(read, path, told=None):
