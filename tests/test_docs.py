@@ -23,11 +23,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 WHOLE = os.environ.get("IQA_REPRO_TRIAL") == "all"
 SOME = (
+    "1_data/00_tables*",
     "3_grmp/01_qgr*",
     "3_uniqa/06_adapter*",
     "4_study/00_metrics*",
-    "experiments/uniqa/fig6*",
-    "experiments/uniqa/fig14*",
+    "experiments/grmp_iqa/table1*",
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

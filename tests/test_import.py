@@ -61,6 +61,32 @@ def test_a_light_module_does_not_load_the_heavy_ones():
     assert done.stdout.split() == ["False", "False"]
 
 
+def loaded_by(code) -> set[str]:
+    "Packages that a fresh process holds after it"
+    code = f"import sys\n{code}\nprint(*{{name.partition('.')[0] for name in sys.modules}}, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    return set(done.stderr.split())
+
+
+def test_the_command_line_answers_for_help_without_loading_anything_heavy():
+    "`iqa-repro --help` is there at once"
+    loaded = loaded_by(
+        "import iqa_repro.app.cli as c; sys.argv = ['iqa-repro', '--help']\n"
+        "try: c.main()\n"
+        "except SystemExit as stop: assert not stop.code"
+    )
+    assert "typer" in loaded and not loaded & {"torch", "numpy", "pandas", "PIL", "matplotlib", "scipy"}
+
+
+def test_a_scorer_is_imported_with_little_more_than_torch():
+    "What takes seconds comes when a model is built; what scoring never needs does not come at all"
+    loaded = loaded_by("import iqa_repro.app.scorer, iqa_repro.app.scoring")
+    heavy = "open_clip timm torchvision huggingface_hub scipy skimage sklearn matplotlib seaborn transformers IPython"
+    assert "torch" in loaded and not loaded & set(heavy.split())
+
+
 def test_the_five_minute_look_of_the_readme_gives_what_it_says():
     readme = PACKAGE.parent / "README.md"
     if not readme.exists():

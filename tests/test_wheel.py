@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
 import iqa_repro
@@ -66,6 +68,23 @@ def entry_point(site) -> str:
     return f"from {module} import {function}; {function}()"
 
 
+def not_in_base(site) -> list[str]:
+    "Modules that are installed here but not with `pip install iqa_repro` alone"
+    (facts,) = site.glob("*.dist-info")
+    todo, base = list(metadata.Distribution.at(facts).requires), set()
+    while todo:
+        requirement = Requirement(todo.pop())
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name = requirement.name.lower().replace("_", "-")
+        if name not in base:
+            base.add(name)
+            todo += metadata.requires(name) or []
+    modules = metadata.packages_distributions().items()
+    owned = {module: {name.lower().replace("_", "-") for name in names} for module, names in modules}
+    return sorted(module for module, names in owned.items() if not names & base and module != "iqa_repro")
+
+
 def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -91,10 +110,13 @@ def test_it_finds_its_places_outside_of_a_clone(outside):
     assert named == "/named" and torch == "False"
 
 
-def test_it_scores_a_picture(outside):
+def test_it_scores_a_picture_with_the_base_packages_alone(outside):
+    absent = not_in_base(outside.site)
+    assert {"scipy", "skimage", "sklearn", "matplotlib", "pyarrow", "papermill"} <= set(absent)
+    hide = f"import sys; sys.modules.update(dict.fromkeys({absent})); "  # importing them fails from now on
     Image.fromarray(np.tile(np.arange(96, dtype=np.uint8), (64, 1))).save(outside.home / "ramp.png")
     before = {path for path in outside.site.rglob("*")}
-    done = outside("-c", entry_point(outside.site), "score", "ramp.png", "-o", "scores.csv")
+    done = outside("-c", hide + entry_point(outside.site), "score", "ramp.png", "-o", "scores.csv")
     assert done.returncode == 0, done.stderr
     assert "demonstration weights" in done.stderr + done.stdout
     header, row = (outside.home / "scores.csv").read_text().splitlines()

@@ -47,6 +47,7 @@ RESULTS = {
     "benchmarks": "Benchmarks",
 }
 PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PORTION = 12  # notebooks that one process runs
 NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
 STYLE = """
 math { font-size: 1.08em; }
@@ -135,21 +136,23 @@ def run_all(
     copies = {name: cache / Path(name).with_suffix("") / f"{digest(folder / name)}.ipynb" for name in names}
     todo, failed = [name for name in names if not copies[name].exists()], {}
     print(f"{len(names) - len(todo)} notebooks are as they were, {len(todo)} to run", flush=True)
-    pool = ProcessPoolExecutor(
-        jobs, get_context("spawn"), max_tasks_per_child=12
-    )  # a fresh process now and then
-    with pool:
-        futures = {pool.submit(run, folder / name, copies[name]): name for name in todo}
-        for number, future in enumerate(as_completed(futures), 1):
-            name, error = futures[future], future.exception()
-            if isinstance(error, BrokenProcessPool):
-                failed[name] = "its process was killed, or that of a notebook beside it (out of memory?)"
-            elif error:
-                failed[name] = f"{type(error).__name__}: {error}"
-            else:
-                for old in set(copies[name].parent.glob("*.ipynb")) - {copies[name]}:
-                    old.unlink()
-            print(f"[{number}/{len(todo)}] {name}{' FAILED' if error else ''}", flush=True)
+    done, portion = 0, PORTION * jobs
+    for start in range(
+        0, len(todo), portion
+    ):  # fresh processes now and then (max_tasks_per_child hangs in Python 3.11)
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            part = todo[start : start + portion]
+            futures = {pool.submit(run, folder / name, copies[name]): name for name in part}
+            for future in as_completed(futures):
+                name, error, done = futures[future], future.exception(), done + 1
+                if isinstance(error, BrokenProcessPool):
+                    failed[name] = "its process was killed, or that of a notebook beside it (out of memory?)"
+                elif error:
+                    failed[name] = f"{type(error).__name__}: {error}"
+                else:
+                    for old in set(copies[name].parent.glob("*.ipynb")) - {copies[name]}:
+                        old.unlink()
+                print(f"[{done}/{len(todo)}] {name}{' FAILED' if error else ''}", flush=True)
     return copies, failed
 
 
@@ -167,7 +170,8 @@ def relink(text: str, name: str, pages: set[str]) -> str:
 
 
 def spaced(text: str) -> str:
-    "A list may follow a paragraph at once in JupyterLab; Python-Markdown wants an empty line between"
+    "Lists and formulas of their own may follow a paragraph at once in JupyterLab; Python-Markdown wants an empty line"
+    text = re.sub(r"\s*(\$\$.+?\$\$)\s*", r"\n\n\1\n\n", text, flags=re.S)
     return re.sub(r"(?m)^(?! *(?:[-*]|\d+\.) )(?=\S)(.+)\n(?=(?:[-*]|1\.) )", r"\1\n\n", text)
 
 

@@ -20,6 +20,7 @@ import torch
 from joblib import cpu_count
 from PIL import Image, ImageDraw
 
+from ..core.names import need
 from .explaining import LEVELS, explain
 from .scorer import Scorer
 from .scoring import LONGEST, read_scores
@@ -99,14 +100,6 @@ def _text(
 def _plain(name):  # for HTML
     return html.escape(_text(name))
 
-
-def _widgets():
-    try:
-        import ipywidgets
-    except ImportError as error:
-        raise ImportError("browsing needs ipywidgets: pip install 'iqa_repro[notebook]'") from error
-    return ipywidgets
-
 # %% ../../nbs/5_app/09_browsing.ipynb #87afa985
 ORDERS = {"best first": ("score", False), "worst first": ("score", True), "by name": ("path", True)}
 TILES = 12  # on a page, our choice
@@ -120,7 +113,7 @@ class Gallery:
         table: pd.DataFrame,  # rows with scores, as from `scores_table`
         pick: Callable[[int], None],  # called with the row of a tile that was clicked
     ):
-        widgets = _widgets()
+        widgets = need("ipywidgets", "notebook")
         self.table, self.pick = table, pick
         self.shown: list[int] = []  # rows of the page
         self._tiles: dict[str, tuple[bytes, str]] = {}
@@ -197,7 +190,7 @@ class Trial:
         self,
         scorer: Scorer | None,  # scores what the slider makes; None: pictures are only shown
     ):
-        widgets = _widgets()
+        widgets = need("ipywidgets", "notebook")
         self.scorer = scorer
         self.image: np.ndarray | None = None  # (h, w, 3) as it is
         self.scores: dict[int, float] = {}  # level → score, of this picture and distortion
@@ -297,7 +290,7 @@ class Browser:
         table: pd.DataFrame,  # as from `scores_table`
         scorer: Scorer | None = None,  # for levels and slider
     ):
-        widgets = _widgets()
+        widgets = need("ipywidgets", "notebook")
         self.table, self.scored = table, table[table.score.notna()]
         self.trial, self.gallery = Trial(scorer), Gallery(self.scored, self.pick)
         self.notes = widgets.HTML("<br>".join(_plain(note) for note in _notes(table, scorer)))

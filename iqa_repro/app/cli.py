@@ -9,7 +9,7 @@ __all__ = ['USER_ERRORS', 'STATUSES', 'COMMANDS', 'ErrorsInOneLine', 'show_needs
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup

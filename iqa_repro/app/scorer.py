@@ -9,7 +9,7 @@ __all__ = ['ZERO_SHOT', 'Scorer', 'as_pictures', 'load', 'score']
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
