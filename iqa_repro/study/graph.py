@@ -49,16 +49,25 @@ def _imports_of(module):  # many notebooks reach the same module
 
 
 def _own_imports(code, package):
-    names = set()
-    for node in ast.walk(ast.parse(code)):
+    names, told = set(), _told_to_checkers(tree := ast.parse(code))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and node not in told:
             base = (
                 resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
             )
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return {name for name in names if name.split(".")[0] == "iqa_repro" and _module_file(name)}
+
+
+def _told_to_checkers(tree):  # `if TYPE_CHECKING:` never runs
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ]
+    return {node for block in blocks for part in block.body for node in ast.walk(part)}
 
 
 @lru_cache(maxsize=1024)
