@@ -5,9 +5,11 @@ Needs Debian's chromium and playwright; says so where they are missing.
 """
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
@@ -37,6 +39,27 @@ def test_every_cell_runs_in_jupyterlab():
             wrong[name] = problems
     assert list(shown) == chosen and not wrong
     assert shown["nbs/index.ipynb"] == 2, "the scorer and the picture are not both shown"
+
+
+def test_make_lab_opens_at_the_index_and_its_links_open_notebooks(tmp_path):
+    recipe = re.search(
+        r"jupyterlab (\w+) (--LabApp\.default_url=\S+)", (ROOT / "Makefile").read_text(encoding="utf-8")
+    )
+    jlab_check.copy_project(tmp_path, ROOT)
+    with (
+        jlab_check.jupyterlab(tmp_path, *recipe.groups()) as (address, token),
+        jlab_check.chromium() as browser,
+    ):
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{address}/?token={token}", timeout=120_000)
+        link = page.locator(".jp-Notebook a", has_text="Keep the gradient on quality").first
+        link.wait_for(timeout=120_000)
+        assert urlsplit(page.url).path.endswith("/lab/tree/index.ipynb")
+        link.click()
+        page.wait_for_url(re.compile(r"3_grmp/01_qgr\.ipynb"), timeout=60_000)
+        page.locator(".jp-Notebook mjx-container").first.wait_for(timeout=60_000)  # its formulas are drawn
+        page.close()
+        jlab_check.stop_kernels(address, token)
 
 
 def test_an_error_and_a_cell_after_it_are_both_reported(tmp_path):

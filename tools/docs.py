@@ -56,6 +56,7 @@ math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
 .md-typeset details table.dataframe { max-height: 32rem; overflow-y: auto; }
 .md-typeset table.dataframe th, .md-typeset table.dataframe td { padding: .25em .7em; text-align: right; border: 0; border-bottom: .05rem solid var(--md-typeset-table-color); }
 .md-typeset details table.dataframe :is(th, td) { text-align: left; }
+.md-typeset thead:not(:has(th:not(:empty))) { display: none; }
 .md-grid { max-width: 74rem; }
 .md-typeset img { background: white; border-radius: 2px; }
 .highlight.language-text code { background: none; border-left: .15rem solid var(--md-default-fg-color--lightest); white-space: pre-wrap; }
@@ -251,7 +252,7 @@ def result(name: str, beside: Path) -> str:
         if (folder / "claims.json").exists():
             claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
             rows = [[claim[key] for key in ("sentence", "source", "verdict")] for claim in claims]
-            parts.append(folded(f"{title}: {len(rows)} claims, judged", ["claim", "from", "verdict"], rows))
+            parts.append(folded(f"{title}: claims, judged ({len(rows)})", ["claim", "from", "verdict"], rows))
         if (folder / "table.csv").exists():
             table = read_table(folder / "table.csv")
             own.update(row.get("stand_in", "True") for row in table)
@@ -260,7 +261,7 @@ def result(name: str, beside: Path) -> str:
                     [head for head, _ in laid["heads"]],
                     [[c for c, _ in row] for row in laid["rows"]],
                 )
-                same = "".join(f"; {key}: {value}" for key, value in laid["common"])
+                same = "".join(f"; {key}: {value}" for key, value in laid["common"] if value)
                 parts.append(folded(f"{title}: {caption[0].lower()}{caption[1:]}{same}", heads, rows))
     kind = "The paper's own material" if own == {"False"} else "Embedded stand-in"
     told = f"## {kind}\n\nWhat was committed of the last run; the source below is not run for this page."

@@ -60,8 +60,8 @@ def copy_project(target: Path, root: Path = ROOT) -> None:
 
 
 @contextmanager
-def jupyterlab(folder: Path):
-    "Serve `folder`; yields the address and its token, and stops the server"
+def jupyterlab(folder: Path, served: str = "", *more: str):
+    "Serve a copy of the project, or what is `served` of it; yields address and token, and stops the server"
     with socket.socket() as probe:  # the system names a free port
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -70,7 +70,8 @@ def jupyterlab(folder: Path):
     options += [
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder}",
+        f"--ServerApp.root_dir={folder / served}",
+        *more,
     ]
     environment = os.environ | {"PYTHONPATH": str(folder)}  # the copy's package, not the installed one
     with open(folder / "jupyterlab.log", "w") as log:
