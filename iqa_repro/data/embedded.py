@@ -69,7 +69,7 @@ class StandIn:
     commented: bool = False  # aesthetic: whether people write below the pictures
 
 # %% ../../nbs/1_data/09_embedded.ipynb #9088c772
-_More = dict[str, Any]  # settings that a line holds several of
+_MORE = dict[str, Any]  # settings that a line holds several of
 _ALL = tuple(range(1, 26))
 # TID2013's types that have a counterpart among KADID's 25: 01 02 06 07 08 09 10 11 14 15 16 17 18 19 22 23 24
 _TID = (11, 12, 13, 22, 1, 15, 10, 9, 20, 23, 18, 25, 7, 14, 6, 5, 21)
@@ -95,27 +95,27 @@ _DMOS = "modelled ratings as DMOS"
 STAND_INS |= {
     "live": StandIn(
         *("LIVE", "synthetic", "judge", "left", -2.6401, 111.7747, _LIVE, 0),
-        **_More(higher_is_better=False, windows=(8,), score_set=_REALIGNED),
+        **_MORE(higher_is_better=False, windows=(8,), score_set=_REALIGNED),
     ),
     "csiq": StandIn(
         *("CSIQ", "synthetic", "judge", "right", 0, 1, _CSIQ, 0),
-        **_More(higher_is_better=False, windows=(1,), score_set=_DMOS),
+        **_MORE(higher_is_better=False, windows=(1,), score_set=_DMOS),
     ),
     "waterloo": StandIn(
         *("Waterloo Exploration", "synthetic", "judge", "right", 1, 5, _WATERLOO, 0),
-        **_More(windows=(3, 5), pristine=True, score_set=_NO_RATINGS),
+        **_MORE(windows=(3, 5), pristine=True, score_set=_NO_RATINGS),
     ),
     "spaq": StandIn(
         *("SPAQ", "authentic", "judge", "left", 0, 100, _PHONE, 300),
-        **_More(mixture=(0.3, 0.4, 0.3), spread=(1.0, 1.6)),
+        **_MORE(mixture=(0.3, 0.4, 0.3), spread=(1.0, 1.6)),
     ),
     "flive": StandIn(
         *("FLIVE", "authentic", "judge", "all", 0, 100, _SHARED, 400),
-        **_More(mixture=(0.8, 0.2), spread=(5.0, 15.0)),
+        **_MORE(mixture=(0.8, 0.2), spread=(5.0, 15.0)),
     ),
     "agiqa3k": StandIn(
         *("AGIQA-3K", "authentic", "judge", "all", 0, 5, _GENERATED, 250),
-        **_More(mixture=(0.6, 0.3, 0.1), spread=(0.7, 1.6)),
+        **_MORE(mixture=(0.6, 0.3, 0.1), spread=(0.7, 1.6)),
     ),
 }
 
@@ -151,29 +151,29 @@ _OBJECTS = tuple(
 STAND_INS |= {
     "flive_captions": StandIn(
         *("FLIVE", "authentic", "meta", "all", 0, 100, (*_SHARED, 2, 11), 330),
-        **_More(mixture=(0.5, 0.35, 0.15), spread=(1.6, 3.0)),
+        **_MORE(mixture=(0.5, 0.35, 0.15), spread=(1.6, 3.0)),
     ),
     "ava": StandIn(
         *("AVA", "aesthetic", "both", "all", 1, 10, (), 440),
-        **_More(score_set=_VOTED, parts=(("train", 330, _META), ("test", 110, _JUDGE)), commented=True),
+        **_MORE(score_set=_VOTED, parts=(("train", 330, _META), ("test", 110, _JUDGE)), commented=True),
     ),
     "aadb": StandIn(
         *("AADB", "aesthetic", "judge", "all", 0, 1, (), 300),
-        **_More(score_set=_VOTED, panel=(5, 2.0, 8.8)),
+        **_MORE(score_set=_VOTED, panel=(5, 2.0, 8.8)),
         parts=tuple(zip(("train", "validation", "test"), (210, 20, 70), _SPLIT, strict=True)),
     ),
     "aigiqa20k": StandIn(
         *("AIGIQA-20K", "authentic", "judge", "all", 0, 5, _GENERATORS, 250),
-        **_More(mixture=(0.9, 0.1), spread=(0.6, 4.0)),
+        **_MORE(mixture=(0.9, 0.1), spread=(0.6, 4.0)),
         parts=tuple(zip(("train", "validation", "test"), (175, 25, 50), _SPLIT, strict=True)),
     ),
     "eciqad": StandIn(
         *("ECIQAD", "authentic", "judge", "all", 0, 100, _ENHANCED, 220),
-        **_More(mixture=(0.5, 0.35, 0.15), spread=(1.2, 1.2), parts=((None, 220, ("retina",)),)),
+        **_MORE(mixture=(0.5, 0.35, 0.15), spread=(1.2, 1.2), parts=((None, 220, ("retina",)),)),
     ),
     "agin": StandIn(
         *("AGIN", "natural", "judge", "all", 0, 100, _GENERATORS, 240),
-        **_More(mixture=(0.8, 0.2), spread=(0.8, 1.8), parts=((None, 240, _OBJECTS),)),
+        **_MORE(mixture=(0.8, 0.2), spread=(0.8, 1.8), parts=((None, 240, _OBJECTS),)),
     ),
 }
 
