@@ -38,6 +38,7 @@ _NAMES = (  # ours, theirs (peers.md §5); the first that fits counts
 )
 _TOKENS, _DEEP = "text_encoder.token_embedding.weight", "image_encoder.deep_prompt_embeddings"
 _SHALLOW = "image_encoder.prompt_embeddings"
+_PROMPTS = ("prompt_learner2.", "image_encoder.prompt_", "image_encoder.deep_prompt_")
 
 
 def _rename(name, back=False):
@@ -193,8 +194,11 @@ def _build(path, tensors, head_width):
         "meta"
     ):  # shapes without numbers: a file of a few bytes can ask for a model of terabytes
         draft = CLIP(sizes["embed_dim"], vision, text, quick_gelu=True).state_dict()
-    wanted = {_rename(f"model.{name}"): tuple(tensor.shape) for name, tensor in draft.items()}
-    _refuse(path, {name: tuple(tensors[name].shape) for name in wanted if name in tensors}, wanted)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    prompts = {name: shape for name, shape in found.items() if name.startswith(_PROMPTS)}  # sized in `_check`
+    _refuse(
+        path, found, prompts | {_rename(f"model.{name}"): tuple(part.shape) for name, part in draft.items()}
+    )
     model = CLIP(sizes["embed_dim"], vision, text, quick_gelu=True).eval().requires_grad_(False)
     name = ("ViT-B-16-quickgelu", "openai") if towers == VIT_B16 else ("released", Path(path).name)
     return Backbone(

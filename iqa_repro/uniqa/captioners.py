@@ -189,14 +189,14 @@ def text_of(
         ) from None
     if not isinstance(text, str | None):
         raise ValueError(f"expected text, got {repr(text)[:200]}")
-    text = text or ""
-    if len(text) > LONGEST_CAPTION:
-        raise ValueError(f"expected at most {LONGEST_CAPTION} characters, got {len(text)}")
-    if not text.strip():
+    caption = (text or "").strip()
+    if len(caption) > LONGEST_CAPTION:
+        raise ValueError(f"expected at most {LONGEST_CAPTION} characters, got {len(caption)}")
+    if not caption:
         raise ValueError(
             f"expected a caption, got the empty text {repr(text)[:60]} (finish_reason {getattr(answer.choices[0], 'finish_reason', None)!r})"
         )
-    return text.strip()
+    return caption
 
 # %% ../../nbs/3_uniqa/02_captioners.ipynb #509514d0
 LARGEST_REPLY = 2**24  # bytes of a server's reply; our choice: a caption with its frame has some thousand
