@@ -162,7 +162,7 @@ def test_run_experiment(tmp_path, monkeypatch):
     hint = "fig14.ipynb has no parameter 'alpa', did you mean 'alpha'? It declares ['alpha', 'beta', 'k',"
     refused(ValueError, lambda: run("uniqa/fig14", alpa=2), hint)
     fig14_without_tag(tmp_path / "nbs" / "experiments" / "uniqa" / "fig14.ipynb")
-    monkeypatch.setattr(execution, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(execution, "experiments_root", lambda: tmp_path / "nbs" / "experiments")
     lost = "no cell tagged 'parameters', so ['alpha', 'profile', 'smoke'] would be ignored. Tag the cell"
     refused(ValueError, lambda: run("uniqa/fig14", alpha=2), lost)
     assert not (tmp_path / "figures").exists()

@@ -6,6 +6,7 @@
 __all__ = ['ZERO_SHOT', 'Scorer', 'as_pictures', 'load', 'score']
 
 # %% ../../nbs/5_app/01_scorer.ipynb #1ca680de
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..clip.features import PRECISIONS
 from ..core.checkpoints import read_metadata
 from ..core.names import did_you_mean
 from ..core.resources import pick_device
+from ..core.untrusted import check_fields
 from ..data.images import DecodedPicture, as_unit, check_images, decode_picture, resize, rgb_of
 from ..data.pictures import PictureFiles
 from ..grmp.model import load_model
@@ -50,9 +52,11 @@ class Scorer(nn.Module):
         short_side: int | None = None,  # pixels; larger pictures are made that small first, None: as they are
     ):
         super().__init__()
-        if batch < 1 or precision not in PRECISIONS or (short_side is not None and short_side < 1):
+        sizes = [batch] if short_side is None else [batch, short_side]
+        whole = all(type(size) is int and size >= 1 for size in sizes)
+        if not whole or not isinstance(precision, str) or precision not in PRECISIONS:
             raise ValueError(
-                f"batch and short_side must be at least 1 and precision one of {list(PRECISIONS)}, got {batch}, {short_side} and {precision!r}"
+                f"batch and short_side must be at least 1 and precision one of {list(PRECISIONS)}, got {batch!r}, {short_side!r} and {precision!r}"
             )
         self.model = model.eval().requires_grad_(False)
         self.name, self.source, self.demonstration = name, source, demonstration
@@ -114,6 +118,9 @@ class Scorer(nn.Module):
 
     def _score(self, images, cut=False):
         device, dtype = next(self.model.parameters()).device, PRECISIONS[self.precision]
+        images = (
+            images.float()
+        )  # pictures of any precision; what the method computes in is said by `precision`
         if not cut and self.short_side is not None and min(images.shape[-2:]) > self.short_side:
             images = resize(images, self.short_side)
         halves = hasattr(self.model, "score_crops")
@@ -150,7 +157,7 @@ class Scorer(nn.Module):
 
 
 def _numbers(picture):
-    return as_unit(picture.pixels()) if isinstance(picture, DecodedPicture) else as_unit(picture)
+    return as_unit(picture.pixels()) if isinstance(picture, DecodedPicture) else as_unit(picture).float()
 
 
 def _some(stream: Iterator, size: int) -> Iterator[list]:
@@ -196,7 +203,7 @@ def _one(picture):
 def load(
     name_or_path: str | Path,  # a key of ZERO_SHOT, or a checkpoint of GRMP-IQA or UniQA
     clip: str = "tiny",  # for a name: "tiny", or an open_clip model name such as "ViT-B-16-quickgelu"
-    pretrained: str = "embedded",  # for a name: as for `load_clip`
+    pretrained: str = "embedded",  # for a name: as for `load_clip`; for a checkpoint: the file that it may open
     crops: int = 1,  # for a name: fixed crops of a picture that are averaged; a checkpoint has its own number
     device: str = "cpu",  # "cpu", "cuda", "mps", or "auto" for the best there is
     **options: Any,  # batch, precision, as_loss, short_side: as for `Scorer`
@@ -218,22 +225,27 @@ def load(
             f"{str(name_or_path)!r} is neither a method{did_you_mean(name_or_path, ZERO_SHOT)} nor a checkpoint; "
             f"methods without one are {list(ZERO_SHOT)}, others are loaded from the file that adapting wrote"
         )
-    model, facts = _load_file(path, device)
+    model, facts = _load_file(path, device, pretrained)
     source = f"{path.name}, {facts['clip']}, {facts['pretrained']}"
     return Scorer(model, facts["method"], source, facts["clip"] == "tiny", **options)
 
 
-def _load_file(path, device):
+def _load_file(path, device, trusted):
     facts, readers = read_metadata(path), {"GRMP-IQA": load_model, "UniQA": load_uniqa}
-    if facts.get("method") not in readers:
-        raise ValueError(
-            f"{path} holds {facts.get('method')!r}; a scorer is made from {' or '.join(readers)}"
-        )
+    check_fields(
+        facts,
+        dict.fromkeys(("method", "clip", "pretrained"), str) | {"backbone": bool},
+        f"the metadata of {path}",
+    )
+    if facts["method"] not in readers:
+        raise ValueError(f"{path} holds {facts['method']!r}; a scorer is made from {' or '.join(readers)}")
     start = facts["pretrained"]
-    if (
-        facts["method"] == "UniQA" and facts["backbone"]
-    ):  # the file brings its backbone; any of that build will do
+    if facts["method"] == "UniQA" and facts["backbone"]:  # it brings its backbone; any of that build will do
         start = {"tiny": "embedded"}.get(facts["clip"], "random")
+    if start not in ("embedded", "random", trusted) and (os.sep in start or Path(start).exists()):
+        raise ValueError(  # a stranger's checkpoint does not say which files are opened here
+            f"{path} wants the weights in the file {start!r}; where you mean them, say so: pretrained={start!r}"
+        )
     return readers[facts["method"]](path, load_clip(facts["clip"], start, device)), facts
 
 # %% ../../nbs/5_app/01_scorer.ipynb #30699c6f

@@ -216,6 +216,12 @@ def _checked(picture):
     return picture
 
 # %% ../../nbs/5_app/02_scoring.ipynb #26843f05
+def _is_score(value):  # what somebody else wrote into the table is scored again
+    with suppress(TypeError, ValueError):
+        return math.isfinite(float(value))
+    return False
+
+
 class _Journal:
     def __init__(self, target, mark):
         self.target, self.mark, self.kind = target, mark, _kind(target)
@@ -240,7 +246,7 @@ class _Journal:
             self.kept = {
                 row["path"]: row
                 for row in rows
-                if self._ours(row, row is rows[-1]) and row["score"] not in ("", None)
+                if self._ours(row, row is rows[-1]) and _is_score(row["score"])
             }
             with atomic_path(self.place) as part:
                 self._put(part, "w", [row for row in self.kept.values() if self.has(row["path"])])
