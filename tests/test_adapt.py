@@ -259,7 +259,7 @@ def test_a_card_made_to_do_harm(tmp_path):
         try:
             text = card_text(card := card_of(tmp_path / "card.safetensors"))
         except ValueError as error:
-            assert i < 3 and "card.safetensors" in str(error)
+            assert (i < 3 or "Infinity" in body) and "card.safetensors" in str(error)
             continue
         assert (
             isinstance(card, Card) and len(text) < 100_000 and all(c.isprintable() or c == "\n" for c in text)

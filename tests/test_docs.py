@@ -28,6 +28,8 @@ SOME = (
     "3_uniqa/06_adapter*",
     "4_study/00_metrics*",
     "experiments/grmp_iqa/table1*",
+    "experiments/uniqa/fig6*",
+    "experiments/uniqa/fig14*",
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
