@@ -133,6 +133,8 @@ def reproduce_artefacts(
             dry_run or force or overwrite or smoke or fan_out or engine_profile or not keep_going,
         )
         return
+    from rich.console import Console
+
     from iqa_repro.study.reproduce import reproduce
 
     if reproduce(
@@ -146,6 +148,9 @@ def reproduce_artefacts(
         smoke=smoke,
         fan_out=fan_out,
         engine_profile=engine_profile,
+        console=Console(
+            soft_wrap=True, force_jupyter=False
+        ),  # a command writes to its output, in a notebook too
     ):
         raise typer.Exit(1)
 
