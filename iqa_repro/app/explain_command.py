@@ -103,7 +103,7 @@ def _print_tables(found, image, output):
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
     warning = ", [bold]demonstration weights[/]" * found.demonstration
     console.print(f"[bold]{found.score:.4f}[/]  {escape(_plain(image))}")
     console.print(f"{found.method}, weights: {escape(_plain(found.weights))}{warning}")
