@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .score_command import CLIP, DEVICE, METHOD, PRETRAINED, WEIGHTS, load_scorer
+from iqa_repro.app.score_command import (
+    CLIP,
+    CROPS,
+    DEVICE,
+    METHOD,
+    PRETRAINED,
+    SHORT_SIDE,
+    WEIGHTS,
+    load_scorer,
+)
 
 if TYPE_CHECKING:
     from iqa_repro.app.explaining import Explanation
@@ -57,12 +66,8 @@ def explain_picture(
     ] = None,
     clip: CLIP = "tiny",
     pretrained: PRETRAINED = "embedded",
-    crops: Annotated[
-        int, typer.Option("--crops", help="With --method: crops of a picture that are looked at.")
-    ] = 1,
-    short_side: Annotated[
-        int | None, typer.Option("--short-side", help="Make a larger picture this many pixels small first.")
-    ] = None,
+    crops: CROPS = 1,
+    short_side: SHORT_SIDE = None,
     device: DEVICE = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
 ) -> None:
