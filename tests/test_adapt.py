@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from iqa_repro.app.adapt_report import write_adapt_report
 from iqa_repro.app.adaptation import AdaptOptions, adapt, cross_validate, grmp_learner, read_labels
 from iqa_repro.app.cards import Card, card_of, card_text
+from iqa_repro.app.cli import make_app
 from iqa_repro.app.comparing import compare, read_score_table
 from iqa_repro.app.scorer import load
 from iqa_repro.app.scoring import find_pictures, score_files
+from iqa_repro.clip.tiny import build_tiny, save_tiny
 from iqa_repro.data.images import write_image
 from iqa_repro.data.photographs import cut_scene
 
@@ -61,6 +64,31 @@ def test_the_file_gives_the_same_numbers(adapted, tmp_path):
     score_files(again, find_pictures(paths), tmp_path / "scores.csv")
     table = read_score_table(tmp_path / "scores.csv")
     assert table.demonstration and np.allclose(table.scores.to_numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["grmp", "uniqa"])
+def test_weights_from_a_file_are_opened_where_they_are_named(labels, method, tmp_path):
+    "On the command line: prompts come with their backbone, an adapter asks for the file, which may have moved"
+    app, weights = make_app(), tmp_path / "own clip.safetensors"
+    run = lambda *words: CliRunner().invoke(app, [*map(str, words)])
+    save_tiny(build_tiny(3), weights)
+    words = ("--low", 0, "--high", 100, "--folds", 2, "--epochs", 2, "--shots", 10, "--method", method)
+    done = run("adapt", labels, *words, "--pretrained", weights, "-o", tmp_path / "made")
+    assert done.exit_code == 0, done.output
+    weights = weights.rename(tmp_path / "moved.safetensors")
+    score = ("score", labels.parent, "--weights", tmp_path / "made" / "checkpoint.safetensors")
+    plain = run(*score, "-o", tmp_path / "plain.csv")
+    if method == "uniqa":
+        assert (
+            plain.exit_code == 2 and "--pretrained" in plain.stderr and "own clip.safetensors" in plain.stderr
+        )
+        wrong = run(*score, "-o", tmp_path / "wrong.csv", "--pretrained", "embedded")
+        assert wrong.exit_code == 2 and "was made with weights" in wrong.stderr
+    named = run(*score, "-o", tmp_path / "named.csv", "--pretrained", weights)
+    assert named.exit_code == 0, named.output
+    expected = pd.read_csv(tmp_path / "made" / "predictions.csv").set_index("image")["final"]
+    found = pd.read_csv(tmp_path / "named.csv").set_index("path")["score"]
+    assert np.allclose(found[expected.index], expected, atol=1e-6) and found.std() > 0
 
 
 def test_same_seed_same_tensors_another_seed_others(labels, plain, tmp_path):

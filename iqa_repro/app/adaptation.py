@@ -25,7 +25,13 @@ from .cards import made_with, plain_text
 from .scorer import Scorer
 from .scoring import LONGEST
 from ..clip.backbone import Backbone, load_clip
-from ..clip.features import CropSet, FeatureStore, backbone_digest, picture_digests
+from iqa_repro.clip.features import (
+    CropSet,
+    FeatureStore,
+    backbone_digest,
+    check_named_weights,
+    picture_digests,
+)
 from ..core.checkpoints import read_metadata
 from ..core.names import did_you_mean
 from ..core.paths import cache_root, sha256_of
@@ -469,7 +475,9 @@ def _named_clip(options):  # the backbone, and the file of weights
             named = {}
     named = {key: value for key, value in named.items() if isinstance(value, str)}
     name = options.clip or named.get("clip") or "tiny"
-    pretrained = options.pretrained or named.get("pretrained") or ("embedded" if name == "tiny" else "openai")
+    pretrained = options.pretrained or ("embedded" if name == "tiny" else "openai")
+    if not options.pretrained and "pretrained" in named:
+        pretrained = check_named_weights(named["pretrained"], path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of random weights, which are for trying things out
         return load_clip(name, pretrained, str(pick_device(options.device))), path

@@ -65,7 +65,7 @@ def explain_picture(
         str | None, typer.Option("--output", "-o", help="Also write a page: .png, .svg or .pdf.")
     ] = None,
     clip: CLIP = "tiny",
-    pretrained: PRETRAINED = "embedded",
+    pretrained: PRETRAINED = None,
     crops: CROPS = 1,
     short_side: SHORT_SIDE = None,
     device: DEVICE = "cpu",

@@ -112,7 +112,11 @@ CLIP = Annotated[
     str, typer.Option("--clip", help="With --method: tiny, or an open_clip name such as ViT-B-16-quickgelu.")
 ]
 PRETRAINED = Annotated[
-    str, typer.Option("--pretrained", help="With --method: weights of --clip, such as openai, or a file.")
+    str | None,
+    typer.Option(
+        "--pretrained",
+        help="Weights of the CLIP: a tag such as openai, or a file. [default: embedded, or as --weights names them]",
+    ),
 ]
 CROPS = Annotated[int, typer.Option("--crops", help="With --method: crops of a picture that are looked at.")]
 SHORT_SIDE = Annotated[
@@ -124,18 +128,20 @@ DEVICE = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, or auto."
 def load_scorer(
     method: str | None,  # a name, or None
     weights: str | None,  # a checkpoint, or None
-    named: dict,  # clip, pretrained, crops: for a name only
+    named: dict,  # clip and crops, for a name only, and pretrained
     **options: Any,  # as for `load`
 ) -> "Scorer":  # ready to score
     "The scorer that the words of a command mean (our choice)"
-    plain = {"clip": "tiny", "pretrained": "embedded", "crops": 1}
-    if weights and (method or {**plain, **named} != plain):
+    plain = {"clip": "tiny", "crops": 1}
+    if weights and (method or any(named.get(word, value) != value for word, value in plain.items())):
         raise ValueError(
-            "--weights names its method, backbone and crops, so --method, --clip, --pretrained and --crops have no say; leave them out"
+            "--weights names its method, backbone and crops, so --method, --clip and --crops have no say; leave them out"
         )
     from iqa_repro.app.scorer import load
 
-    return load(weights, **options) if weights else load(method or "clipiqa", **named, **options)
+    if weights:
+        return load(weights, pretrained=named.get("pretrained"), **options)
+    return load(method or "clipiqa", **named, **options)
 
 # %% ../../nbs/5_app/03_score_command.ipynb #ddf3893b
 def score_pictures(
@@ -151,7 +157,7 @@ def score_pictures(
         str, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")
     ] = "scores.csv",
     clip: CLIP = "tiny",
-    pretrained: PRETRAINED = "embedded",
+    pretrained: PRETRAINED = None,
     crops: CROPS = 1,
     short_side: SHORT_SIDE = None,
     device: DEVICE = "cpu",

@@ -6,7 +6,6 @@
 __all__ = ['ZERO_SHOT', 'Scorer', 'as_pictures', 'load', 'score']
 
 # %% ../../nbs/5_app/01_scorer.ipynb #1ca680de
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ..baselines.zero_shot import CLIPIQA, AntonymCLIP
 from ..clip.backbone import load_clip
-from ..clip.features import PRECISIONS
+from ..clip.features import PRECISIONS, check_named_weights
 from ..core.checkpoints import read_metadata
 from ..core.names import did_you_mean
 from ..core.resources import pick_device
@@ -27,7 +26,7 @@ from ..core.untrusted import check_fields
 from ..data.images import DecodedPicture, as_unit, check_images, decode_picture, resize, rgb_of
 from ..data.pictures import PictureFiles
 from ..grmp.model import load_model
-from ..uniqa.adapter import load_uniqa
+from ..uniqa.adapter import WITHOUT_POSITIONS, load_uniqa
 
 # %% ../../nbs/5_app/01_scorer.ipynb #2bf2dc46
 ZERO_SHOT = {"clipiqa": CLIPIQA, "antonyms": AntonymCLIP}  # methods that need no checkpoint
@@ -203,7 +202,8 @@ def _one(picture):
 def load(
     name_or_path: str | Path,  # a key of ZERO_SHOT, or a checkpoint of GRMP-IQA or UniQA
     clip: str = "tiny",  # for a name: "tiny", or an open_clip model name such as "ViT-B-16-quickgelu"
-    pretrained: str = "embedded",  # for a name: as for `load_clip`; for a checkpoint: the file that it may open
+    pretrained: str
+    | None = None,  # weights of `clip`, as for `load_clip` [embedded]; of a checkpoint [those that it names]
     crops: int = 1,  # for a name: fixed crops of a picture that are averaged; a checkpoint has its own number
     device: str = "cpu",  # "cpu", "cuda", "mps", or "auto" for the best there is
     **options: Any,  # batch, precision, as_loss, short_side: as for `Scorer`
@@ -211,6 +211,7 @@ def load(
     "A method that is ready to score (our choice)"
     device = str(pick_device(device))
     if str(name_or_path) in ZERO_SHOT:
+        pretrained = pretrained or "embedded"
         method = ZERO_SHOT[str(name_or_path)](load_clip(clip, pretrained, device), crops=crops)
         return Scorer(
             method,
@@ -222,15 +223,16 @@ def load(
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"{str(name_or_path)!r} is neither a method{did_you_mean(name_or_path, ZERO_SHOT)} nor a checkpoint; "
-            f"methods without one are {list(ZERO_SHOT)}, others are loaded from the file that adapting wrote"
+            f"{str(name_or_path)!r} is neither a checkpoint nor a method{did_you_mean(name_or_path, ZERO_SHOT)} "
+            f"Methods without a checkpoint are {list(ZERO_SHOT)}, others are loaded from the file that adapting wrote"
         )
     model, facts = _load_file(path, device, pretrained)
     source = f"{path.name}, {facts['clip']}, {facts['pretrained']}"
-    return Scorer(model, facts["method"], source, facts["clip"] == "tiny", **options)
+    demonstration = facts["clip"] == "tiny" or facts["pretrained"].startswith("random")
+    return Scorer(model, facts["method"], source, demonstration, **options)
 
 
-def _load_file(path, device, trusted):
+def _load_file(path, device, given):
     facts, readers = read_metadata(path), {"GRMP-IQA": load_model, "UniQA": load_uniqa}
     check_fields(
         facts,
@@ -239,13 +241,10 @@ def _load_file(path, device, trusted):
     )
     if facts["method"] not in readers:
         raise ValueError(f"{path} holds {facts['method']!r}; a scorer is made from {' or '.join(readers)}")
-    start = facts["pretrained"]
-    if facts["method"] == "UniQA" and facts["backbone"]:  # it brings its backbone; any of that build will do
+    if facts["backbone"]:  # it brings its weights; any of that build will do
         start = {"tiny": "embedded"}.get(facts["clip"], "random")
-    if start not in ("embedded", "random", trusted) and (os.sep in start or Path(start).exists()):
-        raise ValueError(  # a stranger's checkpoint does not say which files are opened here
-            f"{path} wants the weights in the file {start!r}; where you mean them, say so: pretrained={start!r}"
-        )
+    else:
+        start = given or check_named_weights(facts["pretrained"].removesuffix(WITHOUT_POSITIONS), path)
     return readers[facts["method"]](path, load_clip(facts["clip"], start, device)), facts
 
 # %% ../../nbs/5_app/01_scorer.ipynb #30699c6f

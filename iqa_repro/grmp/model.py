@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip.backbone import Backbone, image_tokens
+from ..clip.features import backbone_facts, named_backbone
 from ..clip.partial import finish_image, image_states
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.untrusted import check_fields
@@ -215,26 +216,27 @@ def save_model(
     facts = {
         "method": "GRMP-IQA",
         "recipe": asdict(model.recipe),
-        "clip": model.clip.name,
-        "pretrained": model.clip.pretrained,
         **shape,
         **facts,
     }
-    save_checkpoint(path, tensors, facts | {"crops": model.crops, "backbone": backbone})
+    save_checkpoint(path, tensors, facts | backbone_facts(model.clip, backbone) | {"crops": model.crops})
 
 
 def load_model(
     path: str | Path,  # file made by save_model
-    clip: Backbone,  # the backbone that the file names
+    clip: Backbone,  # the backbone that the file names; only its architecture counts where the file brings its own
 ) -> GRMPIQA:  # evaluation mode
     "Rebuild a saved model, or say what does not fit (our choice)"
     tensors, facts = load_checkpoint(path)
-    made = (facts.get("method"), facts.get("clip"), facts.get("pretrained"))
-    if made != ("GRMP-IQA", clip.name, clip.pretrained):
+    if (made := (facts.get("method"), facts.get("clip"))) != ("GRMP-IQA", clip.name):
         raise ValueError(
-            f"{path} holds {made[0]!r} for backbone {made[1]!r} with weights {made[2]!r}, but a GRMP-IQA model for {clip.name!r} "
-            f"with weights {clip.pretrained!r} is wanted; load the backbone that the file names"
+            f"{path} holds {made[0]!r} for backbone {made[1]!r}, but a GRMP-IQA model for {clip.name!r} is wanted; "
+            "load the backbone that the file names"
         )
+    clip = named_backbone(facts, clip, path)
+    if facts["backbone"]:  # first, since prompts take the embeddings of their words from it
+        own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        clip = replace(clip, model=load_into(copy.deepcopy(clip.model), own, what=f"the backbone of {path}"))
     _check_sizes(facts, clip, f"the metadata of {path}")
     shape = facts["visual"]
     project, norm = (f"visual.{part}.weight" in tensors for part in ("project", "norm"))
@@ -257,7 +259,7 @@ MOST_PROMPTS = 1000  # of a layer; our choice: the released code has 100
 
 def _check_sizes(facts, clip, what):
     most = clip.model.positional_embedding.shape[0]
-    kinds = {"recipe": dict, "words": [str], "backbone": bool, "crops": range(1, MOST_CROPS + 1)}
+    kinds = {"recipe": dict, "words": [str], "crops": range(1, MOST_CROPS + 1)}
     check_fields(facts, kinds | {"n_context": range(most), "visual": (list, type(None))}, what)
     check_fields(facts["recipe"], {"name": str}, what)
     if facts["visual"] is not None:
