@@ -89,6 +89,8 @@ def test_weights_from_a_file_are_opened_where_they_are_named(labels, method, tmp
     expected = pd.read_csv(tmp_path / "made" / "predictions.csv").set_index("image")["final"]
     found = pd.read_csv(tmp_path / "named.csv").set_index("path")["score"]
     assert np.allclose(found[expected.index], expected, atol=1e-6) and found.std() > 0
+    page = (tmp_path / "made" / "report.html").read_text()
+    assert ("--pretrained" in page) == (method == "uniqa") and "import iqa_repro" in page
 
 
 def test_same_seed_same_tensors_another_seed_others(labels, plain, tmp_path):

@@ -22,6 +22,8 @@ from PIL import Image
 
 from .adaptation import AdaptResult
 from .cards import DEMONSTRATION, NOT_STATED, SECTIONS, Card, card_of, card_rows, plain_text
+from ..clip.features import check_named_weights
+from ..core.checkpoints import read_metadata
 from ..core.paths import atomic_path
 from ..core.seeds import numpy_generator
 from ..data.images import DecodedPicture, decode_picture
@@ -223,12 +225,24 @@ def _rounds(folds):
 def _commands(checkpoint):
     if checkpoint is None:
         return ""
-    file = plain_text(str(checkpoint), 500)
+    file, named = plain_text(str(checkpoint), 500), _named_file(checkpoint)
+    option = f" --pretrained {shlex.quote(named)}" if named else ""
+    argument = f", pretrained={named!r}" if named else ""
     return (
-        f"iqa-repro score PICTURES --weights {shlex.quote(file)} -o scores.csv\n"
+        f"iqa-repro score PICTURES --weights {shlex.quote(file)}{option} -o scores.csv\n"
         f"iqa-repro card {shlex.quote(file)}\n\n"
-        f'from iqa_repro.app.scorer import load\nscorer = load({file!r})\nscorer(["a.jpg", "b.jpg"])'
+        f'import iqa_repro\nscorer = iqa_repro.load({file!r}{argument})\nscorer(["a.jpg", "b.jpg"])'
     )
+
+
+def _named_file(checkpoint):  # of weights that it does not bring, which its reader has to name
+    if not checkpoint.is_file() or (facts := read_metadata(checkpoint))["backbone"]:
+        return ""
+    try:
+        check_named_weights(facts["pretrained"], checkpoint)
+    except ValueError:
+        return plain_text(facts["pretrained"], 500)
+    return ""
 
 
 def _template():

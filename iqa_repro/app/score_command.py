@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.startup import collector_paused
+
 if TYPE_CHECKING:  # a help text needs no torch
     from iqa_repro.app.scorer import Scorer
 
@@ -125,6 +127,7 @@ SHORT_SIDE = Annotated[
 DEVICE = Annotated[str, typer.Option("--device", help="cpu, cuda, mps, or auto.")]
 
 # %% ../../nbs/5_app/03_score_command.ipynb #aa331754
+@collector_paused()
 def load_scorer(
     method: str | None,  # a name, or None
     weights: str | None,  # a checkpoint, or None

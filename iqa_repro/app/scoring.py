@@ -28,7 +28,7 @@ from PIL import Image
 from .scorer import Scorer
 from ..core.names import need
 from ..core.paths import atomic_path
-from ..data.images import decode_picture
+from ..data.images import FORMATS, decode_picture
 from ..data.pictures import read_ahead
 
 # %% ../../nbs/5_app/02_scoring.ipynb #630284f3
@@ -204,7 +204,8 @@ def _read(scorer, alone, path):  # (path, crops or None, reason)
 
 def _pixels(path):  # as its header says; what cannot be read is told by whoever reads it
     if os.path.isfile(path):  # a pipe would wait for somebody who writes
-        with suppress(Exception), Image.open(path) as picture:
+        known = [name for name in FORMATS if name in Image.OPEN]  # of no other is even the header read
+        with suppress(Exception), Image.open(path, formats=known) as picture:
             return picture.width * picture.height
     return 0
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.paths import sha256_of
+from ..core.startup import collector_paused
 
 # %% ../../nbs/2_clip/00_backbone.ipynb #7543ffbc
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ OPENAI_SIZES = (
 )  # numbers beside the weights in OpenAI's archives
 
 
+@collector_paused()
 def load_clip(
     name: str = "tiny",  # "tiny", or an open_clip model name such as "ViT-B-16-quickgelu"
     pretrained: str = "embedded",  # "embedded" (tiny only), "random" (torch's global generator), an open_clip tag, or a file

@@ -24,6 +24,7 @@ from .backbone import OPENAI_MEAN, OPENAI_STD, Backbone, encode_images, encode_p
 from ..core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ..core.resources import run_parallel
 from ..core.seeds import derive_seed, numpy_generator
+from ..core.startup import collector_paused
 from ..data.crops import test_crops
 from ..data.photographs import PHOTOGRAPHS, SCENES, cut_scene
 
@@ -54,6 +55,7 @@ def tiny_tokenizer() -> Callable[[list[str]], Tensor]:  # open_clip SimpleTokeni
     return tokenizer
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #74bfd1cd
+@collector_paused()
 def build_tiny(
     seed: int = 0,  # of the random weights
 ) -> Backbone:  # untrained
