@@ -45,7 +45,9 @@ def imported_modules(
 
 @lru_cache(maxsize=1024)
 def _imports_of(module):  # many notebooks reach the same module
-    return _own_imports(_module_file(module).read_text(encoding="utf-8"), module.rpartition(".")[0])
+    file = _module_file(module)
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _own_imports(file.read_text(encoding="utf-8"), package)
 
 
 def _own_imports(code, package):
