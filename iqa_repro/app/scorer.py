@@ -245,7 +245,11 @@ def _load_file(path, device, given):
         start = {"tiny": "embedded"}.get(facts["clip"], "random")
     else:
         start = given or check_named_weights(facts["pretrained"].removesuffix(WITHOUT_POSITIONS), path)
-    return readers[facts["method"]](path, load_clip(facts["clip"], start, device)), facts
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # random weights that are overwritten take nothing from the caller's stream
+        clip = load_clip(facts["clip"], start, device)
+    return readers[facts["method"]](path, clip), facts
 
 # %% ../../nbs/5_app/01_scorer.ipynb #30699c6f
 def score(
