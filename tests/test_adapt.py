@@ -85,12 +85,64 @@ def test_weights_from_a_file_are_opened_where_they_are_named(labels, method, tmp
         wrong = run(*score, "-o", tmp_path / "wrong.csv", "--pretrained", "embedded")
         assert wrong.exit_code == 2 and "was made with weights" in wrong.stderr
     named = run(*score, "-o", tmp_path / "named.csv", "--pretrained", weights)
+    if method == "grmp":
+        assert named.exit_code == 2 and "brings its weights, so pretrained has no say" in named.stderr
+        named = run(*score, "-o", tmp_path / "named.csv")
     assert named.exit_code == 0, named.output
     expected = pd.read_csv(tmp_path / "made" / "predictions.csv").set_index("image")["final"]
     found = pd.read_csv(tmp_path / "named.csv").set_index("path")["score"]
     assert np.allclose(found[expected.index], expected, atol=1e-6) and found.std() > 0
     page = (tmp_path / "made" / "report.html").read_text()
     assert ("--pretrained" in page) == (method == "uniqa") and "import iqa_repro" in page
+
+
+def test_another_checkpoint_of_the_same_name_does_not_go_on_with_the_table(labels, plain, tmp_path):
+    "`adapt` always writes checkpoint.safetensors: what tells two of them apart is their digest"
+    paths = find_pictures([labels.parent])
+    score_files(load(plain.checkpoint), paths, tmp_path / "mine.csv")
+    other = adapt(labels, 10, "uniqa", tmp_path / "other", **QUICK, seed=1)
+    assert other.checkpoint.name == plain.checkpoint.name
+    with pytest.raises(ValueError, match="mine.csv holds scores of UniQA with checkpoint.safetensors"):
+        score_files(load(other.checkpoint), paths, tmp_path / "mine.csv")
+    with pytest.raises(ValueError, match="name another file"):
+        score_files(load(plain.checkpoint, precision="bfloat16"), paths, tmp_path / "mine.csv")
+    assert score_files(load(plain.checkpoint), paths, tmp_path / "mine.csv") == (len(paths), 0)
+    score_files(load(other.checkpoint), paths, tmp_path / "other.csv")
+    names = {read_score_table(tmp_path / name).name for name in ("mine.csv", "other.csv")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_picture_without_a_score_is_no_bar_to_comparing(labels, plain, ending, tmp_path):
+    paths = [str(tmp_path / "gone.png"), *find_pictures([labels.parent])[:5]]
+    assert score_files(load("clipiqa"), paths, tmp_path / f"some.{ending}").failed == 1
+    table = read_score_table(tmp_path / f"some.{ending}")
+    assert (len(table.scores), table.unscored) == (5, 1)
+
+
+def test_labels_and_tables_that_are_read_are_never_written_over(labels, tmp_path):
+    app, mine = make_app(), tmp_path / "mine.csv"
+    mine.write_bytes(labels.read_bytes())
+    before = mine.read_bytes()
+    words = (
+        "adapt",
+        mine,
+        "--root",
+        labels.parent,
+        "--low",
+        0,
+        "--high",
+        100,
+        "--method",
+        "uniqa",
+        "--overwrite",
+    )
+    told = CliRunner().invoke(app, [*map(str, words), "-o", str(tmp_path / "mine.safetensors")])
+    assert told.exit_code == 2 and "mine.csv is read here" in told.stderr and mine.read_bytes() == before
+    (tmp_path / "report.html").write_text("a report of somebody's")
+    told = CliRunner().invoke(app, [*map(str, words[:-1]), "-o", str(tmp_path)])
+    assert told.exit_code == 2 and "report.html is there already" in told.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.csv", "report.html"]
 
 
 def test_same_seed_same_tensors_another_seed_others(labels, plain, tmp_path):

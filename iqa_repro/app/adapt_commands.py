@@ -62,7 +62,13 @@ def adapt_labels(
 
     from iqa_repro.app.adapt_report import write_adapt_report
     from iqa_repro.app.adaptation import adapt
+    from iqa_repro.core.paths import check_not_read
 
+    places = _places(output)
+    for place in places:
+        check_not_read(place, [labels])
+        if place.exists() and not overwrite:
+            raise FileExistsError(f"{place} is there already; name another -o, or say --overwrite")
     options: dict = dict(low=low, high=high, root=root, folds=folds, seed=seed, device=device, epochs=epochs)
     options |= dict(clip=clip, pretrained=pretrained, weights=weights, overwrite=overwrite)
     options |= {"higher_is_better": False} if lower_better else {}
@@ -73,18 +79,21 @@ def adapt_labels(
             task, completed=done, total=total, description=f"done: {what}"
         )
         result = adapt(labels, shots, method, output, tell, **options)
-    made = result.checkpoint or output
-    whole = made.name == "checkpoint.safetensors"
-    beside = lambda kind, name: made.with_name(name) if whole else made.with_suffix(kind)
-    page, table = (
-        write_adapt_report(result, beside(".html", "report.html")),
-        beside(".csv", "predictions.csv"),
-    )
+    made, page, table = places
+    write_adapt_report(result, page)
     write_predictions(result.table, table)
     typer.echo(result.sentence)
     for warning in result.warnings:
         typer.echo(f"- {warning}")
     typer.echo(f"wrote {made}, {page.name} and {table.name}", err=True)
+
+
+def _places(output):  # checkpoint, report and predictions
+    path = output.expanduser()
+    if path.suffix == ".safetensors" and path.name != "checkpoint.safetensors":
+        return path, path.with_suffix(".html"), path.with_suffix(".csv")
+    folder = path.parent if path.suffix == ".safetensors" else path
+    return tuple(folder / name for name in ("checkpoint.safetensors", "report.html", "predictions.csv"))
 
 # %% ../../nbs/5_app/11_adapt_commands.ipynb #8065414a
 def write_predictions(
@@ -122,7 +131,10 @@ def compare_scores(
     from iqa_repro.app.cards import plain_text
     from iqa_repro.app.comparing import compare, read_score_table, write_pairs
     from iqa_repro.app.data_commands import show_table
+    from iqa_repro.core.paths import check_not_read
 
+    if output is not None:
+        check_not_read(output, [a, b])
     first = read_score_table(a, lower_better in ("a", "both"), by_name)
     second = read_score_table(b, lower_better in ("b", "both"), by_name)
     result = compare(first, second, by_name)

@@ -34,7 +34,7 @@ from iqa_repro.clip.features import (
 )
 from ..core.checkpoints import read_metadata
 from ..core.names import did_you_mean
-from ..core.paths import cache_root, sha256_of
+from ..core.paths import cache_root, marked_name, sha256_of
 from ..core.profiles import Profile, load_profile
 from ..core.resources import pick_device
 from ..core.seeds import derive_seed, numpy_generator, torch_generator
@@ -508,7 +508,8 @@ def uniqa_learner(
         with torch.no_grad():
             return model.quality(judged(model, rows).to(model.tokens.device)).cpu().numpy()
 
-    save = lambda model, path, card: save_uniqa(model, path, backbone=weights is not None, card=card)
+    whole = weights is not None or clip.pretrained == "random"  # what nobody could open again
+    save = lambda model, path, card: save_uniqa(model, path, backbone=whole, card=card)
     return Learner("UniQA", clip, settings, start, _file_facts(weights), make, fit, score, save)
 
 
@@ -516,6 +517,8 @@ def _clip_of_uniqa(options):
     if options.weights is None:
         return _named_clip(options)
     path = Path(options.weights).expanduser()
+    if options.pretrained:
+        raise ValueError(f"{path} is the CLIP's weights, so pretrained has no say; leave it out")
     return load_uniqa_weights(
         path, options.clip or "ViT-B-16-quickgelu", str(pick_device(options.device))
     ), path
@@ -669,7 +672,7 @@ def adapt(
     card = _write_card(learner, judged, folds, measures, learned, held, history, chosen)
     if path is not None:
         learner.save(model, path, card)
-    name = path.name if path is not None else "not written"
+    name = marked_name(path) if path is not None else "not written"
     scorer = Scorer(
         model,
         learner.method,

@@ -152,10 +152,11 @@ def purify_captions(
     "Keep the best captions of every picture, such as: iqa-repro purify comments.csv -k 4 -o purified.csv"
     if output.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"captions are written as .csv or .jsonl, got {output}")
-    from iqa_repro.core.paths import atomic_path
+    from iqa_repro.core.paths import atomic_path, check_not_read
     from iqa_repro.uniqa.caption_files import read_caption_table
     from iqa_repro.uniqa.purification import check_captions, purify
 
+    check_not_read(output, [table])
     captions, by = check_captions(read_caption_table(table)), "the column relevance"
     if alpha == 0:
         by = "length alone"

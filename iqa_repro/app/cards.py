@@ -99,7 +99,9 @@ def card_of(
         method=plain_text(facts.get("method") or ""),
         demonstration=facts.get("clip") == "tiny" or facts.get("pretrained") == "random",
         backbone={key: value for key, value in (backbone | section("backbone")).items() if value is not None},
-        recipe=section("recipe") | own | recipe,
+        recipe=recipe
+        | own
+        | section("recipe"),  # what was followed comes before what the start was made with
         seeds=section("seeds") or ({"seed": facts["seed"]} if "seed" in facts else {}),
         limits=tuple(plain_text(one) for one in limits),
         **{name: section(name) for name in ("trained_on", "validation", "versions")},

@@ -18,6 +18,7 @@ import scipy.stats
 
 from .adaptation import Measured, measure, quick_plcc, quick_srcc
 from .cards import plain_text
+from ..core.names import need
 from ..core.paths import atomic_path
 from ..study.gmad import LEVELS, gmad_pairs, unit_ranks
 
@@ -45,7 +46,7 @@ def read_score_table(
         has = [plain_text(str(name), 40) for name in list(table)[:8]]
         raise ValueError(f"{path} is no table of scores: it needs the columns path and score, it has {has}")
     scores = pd.to_numeric(table["score"], errors="coerce").astype(float)
-    given = table["score"].astype(str).str.strip().replace("nan", "").replace("None", "") != ""
+    given = table["score"].notna() & ~table["score"].astype(str).str.strip().isin(["", "nan", "None"])
     if (odd := given & ~np.isfinite(scores)).any():
         row = int(np.flatnonzero(odd)[0])
         raise ValueError(
@@ -83,6 +84,8 @@ def _rows(path):
         raise FileNotFoundError(
             f"no scores at {path}; write them with: iqa-repro score PICTURES -o {path.name}"
         )
+    if path.suffix.lower() == ".parquet":
+        need("pyarrow", "parquet")
     readers: dict[str, Callable] = {
         ".parquet": pd.read_parquet,
         ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, encoding_errors="surrogateescape"),

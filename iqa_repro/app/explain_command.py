@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.paths import check_not_read
 from iqa_repro.app.score_command import (
     CLIP,
     CROPS,
@@ -74,6 +75,8 @@ def explain_picture(
     "Why a picture has its score: the sentences it was made of, its levels, and where it was raised or lowered."
     if output and not output.lower().endswith((".png", ".svg", ".pdf")):
         raise ValueError(f"a page is written as .png, .svg or .pdf, got {output!r}")
+    if output:
+        check_not_read(output, [image])
     named = {"clip": clip, "pretrained": pretrained, "crops": crops}
     scorer = load_scorer(method, weights, named, device=device, short_side=short_side)
     from iqa_repro.app.explaining import explain, show_explanation

@@ -21,6 +21,7 @@ from ..clip.backbone import load_clip
 from ..clip.features import PRECISIONS, check_named_weights
 from ..core.checkpoints import read_metadata
 from ..core.names import did_you_mean
+from ..core.paths import marked_name
 from ..core.resources import pick_device
 from ..core.untrusted import check_fields
 from ..data.images import DecodedPicture, as_unit, check_images, decode_picture, resize, rgb_of
@@ -136,6 +137,7 @@ class Scorer(nn.Module):
         said = {
             "crops": crops if self.name in ZERO_SHOT and crops != 1 else None,
             "short side": self.short_side,
+            "precision": None if self.precision == "float32" else self.precision,
         }
         return ", ".join(f"{what} {value}" for what, value in said.items() if value is not None)
 
@@ -212,22 +214,24 @@ def load(
     device = str(pick_device(device))
     if str(name_or_path) in ZERO_SHOT:
         pretrained = pretrained or "embedded"
+        if type(crops) is not int or crops < 1:
+            raise ValueError(f"crops must be a whole number of at least 1, got {crops!r}")
         method = ZERO_SHOT[str(name_or_path)](load_clip(clip, pretrained, device), crops=crops)
-        return Scorer(
-            method,
-            str(name_or_path),
-            f"{clip}, {pretrained}",
-            pretrained in ("embedded", "random"),
-            **options,
-        )
+        weights = marked_name(pretrained) if Path(pretrained).is_file() else pretrained
+        demonstration = clip == "tiny" or pretrained == "random"
+        return Scorer(method, str(name_or_path), f"{clip}, {weights}", demonstration, **options)
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
             f"{str(name_or_path)!r} is neither a checkpoint nor a method{did_you_mean(name_or_path, ZERO_SHOT)} "
             f"Methods without a checkpoint are {list(ZERO_SHOT)}, others are loaded from the file that adapting wrote"
         )
+    if (clip, crops) != ("tiny", 1):
+        raise ValueError(
+            f"{path} has its own backbone and crops, so clip and crops have no say; leave them out"
+        )
     model, facts = _load_file(path, device, pretrained)
-    source = f"{path.name}, {facts['clip']}, {facts['pretrained']}"
+    source = f"{marked_name(path)}, {facts['clip']}, {facts['pretrained']}"
     demonstration = facts["clip"] == "tiny" or facts["pretrained"].startswith("random")
     return Scorer(model, facts["method"], source, demonstration, **options)
 
@@ -242,14 +246,35 @@ def _load_file(path, device, given):
     if facts["method"] not in readers:
         raise ValueError(f"{path} holds {facts['method']!r}; a scorer is made from {' or '.join(readers)}")
     if facts["backbone"]:  # it brings its weights; any of that build will do
+        if given:
+            raise ValueError(f"{path} brings its weights, so pretrained has no say; leave it out")
+        _check_room(path, facts["clip"])
         start = {"tiny": "embedded"}.get(facts["clip"], "random")
     else:
         start = given or check_named_weights(facts["pretrained"].removesuffix(WITHOUT_POSITIONS), path)
+        if start == "random" and facts["clip"] != "tiny":
+            raise ValueError(
+                f"{path} was made with random weights of {facts['clip']!r}, which it does not bring; adapt again"
+            )
     with torch.random.fork_rng(
         devices=[]
     ):  # random weights that are overwritten take nothing from the caller's stream
         clip = load_clip(facts["clip"], start, device)
     return readers[facts["method"]](path, clip), facts
+
+
+def _check_room(path, name):  # before a stranger's word makes a model of ten gigabytes
+    import open_clip
+
+    if name == "tiny" or name not in open_clip.list_models():
+        return
+    with torch.device("meta"):  # sizes without memory
+        model = open_clip.create_model(name, device="meta")
+    wanted, size = sum(one.numel() for one in model.parameters()), path.stat().st_size
+    if size < 2 * wanted:
+        raise ValueError(
+            f"{path} says that it brings {name!r}, whose {wanted:,} weights do not fit into its {size:,} bytes; was it changed?"
+        )
 
 # %% ../../nbs/5_app/01_scorer.ipynb #30699c6f
 def score(

@@ -10,7 +10,6 @@ __all__ = ['OPENAI_SHA256', 'OPENAI_MEAN', 'OPENAI_STD', 'OPENAI_SIZES', 'Backbo
 import difflib
 import os
 import re
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.checkpoints import load_into, read_foreign
 from ..core.paths import sha256_of
 from ..core.startup import collector_paused
 
@@ -85,13 +85,12 @@ def weights_file(
     import open_clip
 
     facts = open_clip.get_pretrained_cfg(name, pretrained)
-    published = OPENAI_SHA256.get(name.removesuffix("-quickgelu"))
     if not facts:
         file = Path(pretrained)
-        if _is_torchscript(file) and published and (came := sha256_of(file)) != published:
-            warnings.warn(
-                f"{file} is not OpenAI's {name} (SHA-256 {came[:12]}…, published {published[:12]}…): right if these are other weights",
-                stacklevel=2,
+        if _is_torchscript(file) and (came := sha256_of(file)) != (published := _published(name)):
+            raise ValueError(
+                f"{file} is a TorchScript archive, which runs code when it is loaded, and not OpenAI's of {name!r} (SHA-256 {came[:12]}…, "
+                f"published {str(published)[:12]}…); where you trust it, load it with torch.jit and save its state_dict() as .safetensors"
             )
         return file
     if "openaipublic" not in facts.get("url", ""):
@@ -108,6 +107,14 @@ def weights_file(
             f"{own} is damaged: its SHA-256 is {came}, published is {expected}; remove it and load again"
         )
     return own
+
+
+def _published(name):  # SHA-256 of OpenAI's archive, or None
+    import open_clip
+
+    url = open_clip.get_pretrained_cfg(name, "openai").get("url", "")
+    own = OPENAI_SHA256.get(name.removesuffix("-quickgelu"))
+    return own or (url.split("/")[-2] if "openaipublic" in url else None)
 
 
 def _hub_file(hub, fetch):
@@ -164,12 +171,10 @@ def load_clip(
     _check_architecture(name)
     quick = _check_source(name, pretrained, quick_gelu)
     file = weights_file(name, pretrained) if pretrained != "random" else None
-    archive = file is not None and _is_torchscript(file)
-    weights = None if archive or pretrained == "random" else str(file or pretrained)
-    model, _, _ = open_clip.create_model_and_transforms(name, pretrained=weights, device=device)
-    if archive:
-        state = torch.jit.load(file, map_location="cpu").state_dict()
-        model.load_state_dict({key: value for key, value in state.items() if key not in OPENAI_SIZES})
+    tag = pretrained if file is None and pretrained != "random" else None  # open_clip's own business
+    model, _, _ = open_clip.create_model_and_transforms(name, pretrained=tag, device=device)
+    if file is not None:
+        load_into(model, _tensors_of(file), what=f"{file}, read as {name!r},")
     if quick:
         require_quickgelu(model, name)
     mean, std = (
@@ -225,6 +230,16 @@ def _check_source(name, pretrained, quick_gelu):
             f"model {name!r} uses QuickGELU, but {pretrained!r} was trained with the exact GELU; ask for {plain!r}"
         )
     return quick
+
+
+def _tensors_of(file):  # names as open_clip has them
+    if _is_torchscript(file):  # OpenAI's, as `weights_file` knows by its SHA-256
+        state = torch.jit.load(file, map_location="cpu").state_dict()
+    else:
+        state = read_foreign(file)
+    if all(key.startswith("module.") for key in state):  # as several devices write it
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {key: value.float() for key, value in state.items() if key not in OPENAI_SIZES}
 
 
 def _is_torchscript(path):

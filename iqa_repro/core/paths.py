@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['find_checkout', 'project_root', 'data_root', 'cache_root', 'experiments_root', 'figures_root', 'atomic_path',
-           'sha256_of']
+           'sha256_of', 'marked_name', 'check_not_read']
 
 # %% ../../nbs/0_core/01_paths.ipynb #1bfe46c9
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,3 +101,21 @@ def sha256_of(
     "SHA-256 of a file's bytes, read in pieces (FIPS 180-4)"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+# %% ../../nbs/0_core/01_paths.ipynb #7c9d2164
+def marked_name(
+    path: str | Path,  # an existing file
+) -> str:  # such as "checkpoint.safetensors 3fa9c10e"
+    "A file's name with the beginning of its SHA-256 (our choice)"
+    return f"{Path(path).name} {sha256_of(path)[:8]}"
+
+
+def check_not_read(
+    output: str | Path,  # a file that will be written
+    read: Iterable[str | Path],  # files that are read for it
+) -> None:
+    "Refuse to write over what is read (our choice)"
+    if os.path.exists(output) and any(os.path.exists(one) and os.path.samefile(output, one) for one in read):
+        raise ValueError(
+            f"{output} is read here and would be replaced by what is written; name another output"
+        )

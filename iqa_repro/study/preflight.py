@@ -87,6 +87,10 @@ def _own_weights(name, path):
             f"{path} has sha256 {found[:12]} …, published is {published[:12]} …",
             "remove it and fetch it again",
         )
+    try:
+        weights_file(name, str(path), fetch=False)
+    except ValueError as error:  # a program, not tensors
+        return Finding("wrong", str(error), "name a file of tensors in [clip] pretrained")
     return Finding(
         "warning", f"{path.name} is not OpenAI's file: sha256 {found[:12]}", "nothing, if you mean it"
     )
