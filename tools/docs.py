@@ -411,6 +411,7 @@ def build(output: Path, wanted: list[str], jobs: int = 1, execute: bool = True) 
         site = Path(folder) / "docs"
         for name in names:
             as_page(copies.get(name, ROOT / "nbs" / name), name, set(names), site)
+        shutil.copytree(ROOT / "nbs" / "images", site / "images")
         (site / "style.css").write_text(STYLE, encoding="utf-8")
         pages = {
             part: [name.replace(".ipynb", ".md") for name in members] for part, members in chosen.items()
