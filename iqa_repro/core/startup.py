@@ -13,7 +13,7 @@ from contextlib import contextmanager
 # %% ../../nbs/0_core/08_startup.ipynb #678df20e
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    "Inside the block no garbage is looked for, after it as before (our choice); also a decorator: `@collector_paused()`"
+    "Look for no garbage inside the block, or in a decorated function (our choice)"
     before = gc.isenabled()
     gc.disable()
     try:
