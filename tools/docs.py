@@ -116,7 +116,9 @@ def run(source: Path, target: Path) -> None:
     "Run a notebook as nbdev_test does, in its own folder, and keep its outputs"
     os.environ["IN_TEST"] = "1"  # its last cell exports nothing
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    set_start_method(None, force=True)  # a process that was spawned would spawn, whatever the system's own way is
+    set_start_method(
+        None, force=True
+    )  # a process that was spawned would spawn, whatever the system's own way is
     from execnb.shell import CaptureShell
 
     os.chdir(source.parent)

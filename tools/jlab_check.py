@@ -29,7 +29,17 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("nbs", "iqa_repro", "tests", "settings.ini", "pyproject.toml", "setup.py", "README.md")
+COPIED = (
+    "nbs",
+    "iqa_repro",
+    "tests",
+    "Snakefile",
+    "settings.ini",
+    "pyproject.toml",
+    "setup.py",
+    "constraints.txt",
+    "README.md",
+)
 BROWSER = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 WIDTH, TALLEST = 1400, 16000  # pixels of the screenshot
 
