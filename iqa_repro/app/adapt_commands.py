@@ -101,14 +101,15 @@ def write_predictions(
     path: Path,  # CSV file
 ) -> None:
     "Every picture with what people gave and what was predicted without its label (our choice)"
-    from iqa_repro.core.paths import atomic_path
+    from iqa_repro.core.paths import atomic_path, csv_quoting
 
     columns = [
         name for name in ("image", "mos", "reference", "fold", "predicted_mos", "final") if name in table
     ]
     shown = table[columns].assign(fold=table["fold"] + 1).round({"predicted_mos": 6, "final": 6})
     with atomic_path(path) as part:
-        shown.to_csv(part, index=False, lineterminator="\n")
+        quoting = csv_quoting(shown.select_dtypes(exclude="number").to_numpy().ravel())
+        shown.to_csv(part, index=False, lineterminator="\n", quoting=quoting)
 
 # %% ../../nbs/5_app/11_adapt_commands.ipynb #7b549807
 def compare_scores(

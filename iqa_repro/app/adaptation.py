@@ -42,7 +42,7 @@ from ..data.images import decode_picture
 from ..data.labelled import Labelled
 from ..data.pictures import PictureFiles, read_ahead
 from ..data.splits import hold_out, sample_shots
-from ..data.tables import TableFacts, quality_of, read_table, table_digest
+from ..data.tables import TableFacts, quality_of, read_csv, read_table, table_digest
 from ..grmp.finetune import FinetuneSettings, finetune, recipe_settings
 from ..grmp.model import build_model, load_model, save_model
 from ..grmp.recipes import get_recipe
@@ -122,12 +122,7 @@ def _raw(table, options):  # frame, how to call it, facts
 
 
 def _read_text(path):
-    if not path.is_file():
-        raise FileNotFoundError(f"no table at {path}; it should be a CSV with the columns image,mos")
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no CSV in UTF-8 with the columns image,mos: {error}") from error
+    frame = read_csv(path, str, keep_default_na=False)
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(
             f"{path}: rows have more fields than the header {list(frame.columns)[:8]}; quote names that hold a comma"
@@ -276,6 +271,13 @@ def _count_problems(frame, options, shots):
         problems.append(
             f"{count} {unit}s are fewer than {options.folds} folds; ask for at most {count} (folds; --folds)"
         )
+    elif count > 1 and unit == "reference" and n >= FEWEST:
+        sizes = known.value_counts()
+        if (left := n - int(sizes.iloc[0])) < FEWEST // 2:
+            problems.append(
+                f"reference {plain_text(sizes.index[0], 60)!r} has {sizes.iloc[0]} of the {n} pictures: when it is judged, {left} are left to learn "
+                f"from and at least {FEWEST // 2} are needed; label pictures of others"
+            )
     return problems
 
 # %% ../../nbs/5_app/05_adaptation.ipynb #ae982c93
@@ -617,7 +619,11 @@ def _doubts(result):
             "Demonstration weights: a tiny or random CLIP. The numbers show how adapting works and say nothing of a picture."
         )
     order, gained = measured["srcc"], measured["srcc_gained"]
-    if order.value is None or order.low is None or order.low <= 0:
+    if order.high is not None and order.high < 0:
+        doubts.append(
+            "The whole interval lies below 0: the scores run against people's order. Is the direction right (--lower-better for DMOS)?"
+        )
+    elif order.value is None or order.low is None or order.low <= 0:
         doubts.append(
             "The interval covers 0: from these labels it cannot be said that the scores follow people's order at all. Do not rely on them; label more pictures, or start from other weights."
         )
@@ -808,7 +814,10 @@ def _limits(learner, table, measures, labels):
             0,
             "Demonstration weights (a tiny or random CLIP): shows how adapting works, scores say nothing of a picture.",
         )
-    if measures["srcc"].low is None or measures["srcc"].low <= 0:
+    order = measures["srcc"]
+    if order.high is not None and order.high < 0:
+        some.append("Its interval lies below 0: the scores ran against people's order.")
+    elif order.low is None or order.low <= 0:
         some.append("Its interval covers 0: no order better than chance was shown.")
     if pictures:
         kinds = ", ".join(f"{kind} {count}" for kind, count in pictures["kinds"].items())

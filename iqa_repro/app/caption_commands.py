@@ -99,7 +99,9 @@ def caption_pictures(
     guide: Annotated[
         bool, typer.Option("--guide/--no-guide", help="Tell the captioner each picture's level.")
     ] = True,
-    root: Annotated[Path | None, typer.Option("--root", help="Folder that picture names start from.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder that picture names start from [the output's].")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="JSON lines; gone on with if there.")] = Path(
         "captions.jsonl"
     ),
@@ -111,6 +113,8 @@ def caption_pictures(
     "Have pictures described, such as: iqa-repro caption labels.csv --low 1 --high 5 -o captions.jsonl"
     if output.suffix.lower() != ".jsonl":
         raise ValueError(f"captions are written as JSON lines, to a file that ends in .jsonl, got {output}")
+    if root is None and not any(path.lower().endswith(".csv") for path in paths):
+        root = output.absolute().parent  # the same in every call, and where `purify` looks for the pictures
     requests = wanted_captions(paths, task, (low, high, not lower_better), guide, root)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     writer = make_captioner(captioner, url, model, device, **settings)
@@ -152,7 +156,7 @@ def purify_captions(
     "Keep the best captions of every picture, such as: iqa-repro purify comments.csv -k 4 -o purified.csv"
     if output.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"captions are written as .csv or .jsonl, got {output}")
-    from iqa_repro.core.paths import atomic_path, check_not_read
+    from iqa_repro.core.paths import atomic_path, check_not_read, csv_quoting
     from iqa_repro.uniqa.caption_files import read_caption_table
     from iqa_repro.uniqa.purification import check_captions, purify
 
@@ -166,7 +170,8 @@ def purify_captions(
     kept = purify(captions, k, alpha, beta, unique)
     with atomic_path(output) as part:
         if output.suffix.lower() == ".csv":
-            kept.to_csv(part, index=False, lineterminator="\n")
+            quoting = csv_quoting(kept.select_dtypes(exclude="number").to_numpy().ravel())
+            kept.to_csv(part, index=False, lineterminator="\n", quoting=quoting)
         else:
             kept.to_json(part, orient="records", lines=True, force_ascii=False)
     count = f"{len(kept)} of {len(captions)} captions of {captions['image'].nunique()} pictures"

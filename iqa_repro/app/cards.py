@@ -18,6 +18,7 @@ from typing import Any
 
 import iqa_repro
 from ..core.checkpoints import read_metadata
+from ..core.names import plain_line
 from ..core.paths import find_checkout
 
 # %% ../../nbs/5_app/04_cards.ipynb #b558c3b9
@@ -30,7 +31,7 @@ def plain_text(
 ) -> str:  # one line without control characters
     "What may be shown of a text that somebody else wrote (our choice)"
     text = value[: 4 * longest] if isinstance(value, str) else str(value)
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    line = plain_line(text)
     return line if len(line) <= longest else line[: longest - 2] + " …"
 
 # %% ../../nbs/5_app/04_cards.ipynb #2eccf5e1

@@ -21,6 +21,7 @@ from .caption_commands import caption_pictures, purify_captions
 from .data_commands import ROOT, data_app
 from .explain_command import explain_picture
 from .score_command import score_pictures
+from ..core.names import plain_line
 
 # %% ../../nbs/5_app/14_command_line.ipynb #80343834
 USER_ERRORS = (ValueError, OSError)  # what the library raises for wrong input and for the world outside
@@ -40,7 +41,9 @@ class ErrorsInOneLine(TyperGroup):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: typer.echo(f"note: {message}", err=True)
+            warnings.showwarning = lambda message, *_, **__: typer.echo(
+                f"note: {plain_line(message)}", err=True
+            )
             try:
                 return super().invoke(ctx)
             except BrokenPipeError:  # `… | head`: nobody listens any more, and that is no error
@@ -60,7 +63,7 @@ class ErrorsInOneLine(TyperGroup):
             except USER_ERRORS as error:
                 if ctx.params.get("debug"):
                     typer.echo(traceback.format_exc(), err=True)
-                typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+                typer.echo(f"error: {plain_line(error)}", err=True)
                 raise typer.Exit(2) from None
 
 # %% ../../nbs/5_app/14_command_line.ipynb #46aa2379

@@ -18,8 +18,10 @@ import scipy.stats
 
 from .adaptation import Measured, measure, quick_plcc, quick_srcc
 from .cards import plain_text
+from .scoring import TABLE_LIMIT, check_rows_of_parquet
 from ..core.names import need
-from ..core.paths import atomic_path
+from ..core.paths import atomic_path, csv_quoting
+from ..core.untrusted import check_size
 from ..study.gmad import LEVELS, gmad_pairs, unit_ranks
 
 # %% ../../nbs/5_app/07_comparing.ipynb #7907ef09
@@ -79,15 +81,20 @@ def read_score_table(
     )
 
 
+def _read_parquet(path):
+    need("pyarrow", "parquet")
+    check_rows_of_parquet(path)
+    return pd.read_parquet(path)
+
+
 def _rows(path):
     if not path.is_file():
         raise FileNotFoundError(
             f"no scores at {path}; write them with: iqa-repro score PICTURES -o {path.name}"
         )
-    if path.suffix.lower() == ".parquet":
-        need("pyarrow", "parquet")
+    check_size(path, TABLE_LIMIT, "table of scores")
     readers: dict[str, Callable] = {
-        ".parquet": pd.read_parquet,
+        ".parquet": _read_parquet,
         ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False, encoding_errors="surrogateescape"),
     }
     plain = dict(dtype=str, keep_default_na=False, encoding="utf-8-sig", encoding_errors="surrogateescape")
@@ -192,7 +199,8 @@ def write_pairs(
         atomic_path(path) as part,
         open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        quoting = csv_quoting(cell for row in table.itertuples(index=False) for cell in row)
+        writer = csv.writer(file, lineterminator="\n", quoting=quoting)
         writer.writerow(table.columns)
         writer.writerows(
             [f"{x:.4f}" if isinstance(x, float) else x for x in row] for row in table.itertuples(index=False)

@@ -36,7 +36,9 @@ def show_table(
     for heading, side in columns.items():
         table.add_column(heading, justify="right" if side == "right" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(
+            *("".join(one if one.isprintable() or one == "\n" else " " for one in cell) for cell in row)
+        )
     width = min(100, shutil.get_terminal_size((80, 24)).columns)
     screen = Console(
         width=width,

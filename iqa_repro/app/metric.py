@@ -47,6 +47,8 @@ class PictureQuality(Metric):
             )
         super().__init__(**options)
         self.scorer = method if isinstance(method, Scorer) else load(method, **own)
+        if self.scorer.as_loss:
+            raise ValueError("a metric counts scores, this scorer gives a loss; load it without as_loss")
         for name in ("total", "squares"):
             self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")

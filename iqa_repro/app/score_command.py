@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.names import plain_line
 from ..core.startup import collector_paused
 
 if TYPE_CHECKING:  # a help text needs no torch
@@ -184,10 +185,13 @@ def score_pictures(
             count = score_files(scorer, files, output, tell)
         except KeyboardInterrupt:
             typer.echo(
-                f"stopped; {output} holds what was scored, and the same command goes on from there", err=True
+                f"stopped; what was scored is kept for {output}, and the same command goes on from there",
+                err=True,
             )
             raise typer.Exit(130) from None
-    typer.echo(f"{output}: {count.scored:,} of {len(files):,} pictures scored by {scorer}", err=True)
+    typer.echo(
+        f"{output}: {count.scored:,} of {len(files):,} pictures scored by {plain_line(scorer)}", err=True
+    )
     if count.failed:
         typer.echo(f"{count.failed:,} could not be scored; the column `error` says why", err=True)
         raise typer.Exit(1)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['find_checkout', 'project_root', 'data_root', 'cache_root', 'experiments_root', 'figures_root', 'atomic_path',
-           'sha256_of', 'marked_name', 'check_not_read']
+           'sha256_of', 'marked_name', 'check_not_read', 'csv_quoting']
 
 # %% ../../nbs/0_core/01_paths.ipynb #1bfe46c9
+import csv
 import hashlib
 import os
 import uuid
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import iqa_repro
 
@@ -119,3 +121,10 @@ def check_not_read(
         raise ValueError(
             f"{output} is read here and would be replaced by what is written; name another output"
         )
+
+
+def csv_quoting(
+    values: Iterable[object],  # of the cells that will be written
+) -> Literal[0, 1]:  # for csv.writer and pandas
+    "QUOTE_ALL where a text holds a carriage return, which Python's csv leaves bare before 3.13 and then reads as a line's end"
+    return csv.QUOTE_ALL if any(isinstance(one, str) and "\r" in one for one in values) else csv.QUOTE_MINIMAL

@@ -25,6 +25,10 @@ def read_own(
     "A folder of pictures with a table of scores (our choice)"
     file = _own_csv(Path(path).expanduser())
     table = read_table(file, root="").drop(columns="quality", errors="ignore")
+    if "reference" in table and (lacking := table["reference"].isna()).any():
+        raise ValueError(
+            f"{file}: row {int(lacking.argmax()) + 1} names no reference, nor do {int(lacking.sum()) - 1} others; fill the column or leave it out"
+        )
     facts = TableFacts(file.stem, low, high, higher_is_better, source="own table")
     return finish_table(table, DataFolder(file.parent), file, facts, len(table), strict=strict)
 

@@ -215,6 +215,10 @@ def read_table(
     table = check_rows(table, where)
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
+        if (twice := table["image"].duplicated()).any():  # "a.png" and "./a.png"
+            raise ValueError(
+                f"{where}: {table['image'][twice].iloc[0]} is there twice; a picture has one row"
+            )
         facts = replace(facts, root=str(root))
     try:
         if facts.low is not None and facts.high is not None:

@@ -343,13 +343,13 @@ def _luck(image, level, task, number, seed):
 class Describer:
     "The embedded captioner: no model, no network, the same answer everywhere (our choice)"
 
-    name = "embedded describer 1"  # goes into caption files; the number changes when captions do
-
     def __init__(
         self,
         seed: int = 0,  # of the wording
     ):
         self.seed = seed
+        self.name = "embedded describer 1"  # goes into caption files; the number changes when captions do
+        self.name += f", seed {seed}" if seed else ""
 
     def __call__(
         self,
