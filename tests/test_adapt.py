@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from iqa_repro.app.adapt_report import write_adapt_report
-from iqa_repro.app.adaptation import AdaptOptions, adapt, cross_validate, grmp_learner, read_labels
+from iqa_repro.app.adaptation import AdaptOptions, Measured, adapt, cross_validate, grmp_learner, read_labels
 from iqa_repro.app.cards import Card, card_of, card_text
 from iqa_repro.app.cli import make_app
 from iqa_repro.app.comparing import compare, read_score_table
@@ -143,6 +144,25 @@ def test_labels_and_tables_that_are_read_are_never_written_over(labels, tmp_path
     told = CliRunner().invoke(app, [*map(str, words[:-1]), "-o", str(tmp_path)])
     assert told.exit_code == 2 and "report.html is there already" in told.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["mine.csv", "report.html"]
+
+
+def test_uneven_references_are_said_before_anything_is_trained(labels, tmp_path):
+    table = pd.read_csv(labels).assign(reference=["A"] * 17 + ["B", "C", "D"])
+    table.to_csv(labels.parent / "uneven.csv", index=False)
+    with pytest.raises(
+        ValueError, match="reference 'A' has 17 of the 20 pictures: when it is judged, 3 are left"
+    ):
+        adapt(labels.parent / "uneven.csv", 10, "uniqa", tmp_path / "none", **QUICK)
+    (labels.parent / "uneven.csv").unlink()
+    assert not (tmp_path / "none" / "checkpoint.safetensors").exists()
+
+
+def test_an_order_turned_round_is_called_so(plain):
+    turned = replace(plain, measures=plain.measures | {"srcc": Measured(-0.9, -0.95, -0.8)})
+    assert any(
+        "runs against people's order" in one or "run against people's order" in one for one in turned.warnings
+    )
+    assert not any("interval covers 0" in one for one in turned.warnings)
 
 
 def test_same_seed_same_tensors_another_seed_others(labels, plain, tmp_path):

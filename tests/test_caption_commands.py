@@ -3,6 +3,7 @@
 They are called through the group that answers wrong input with one line and status 2, as `iqa-repro` does.
 """
 
+import csv
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 from iqa_repro.app.caption_commands import caption_pictures, purify_captions
 from iqa_repro.app.cli import ErrorsInOneLine
+from iqa_repro.uniqa.caption_files import read_caption_table
 from iqa_repro.uniqa.captioners import make_tiny_captioner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,18 +106,48 @@ def test_guided_by_a_table(photos, tmp_path):
     assert {line["image"]: line["level"] for line in lines(turned)}["old/0.png"] == "perfect"
 
 
-def test_names_start_at_the_common_folder(photos, tmp_path):
+def test_names_start_at_the_output_whatever_is_asked_first(photos, tmp_path):
+    "Two folders with the same names in them, one after the other into one file"
     output = tmp_path / "captions.jsonl"
-    here("caption", photos / "old", photos / "new", "-o", output, "--task", "aesthetics")
+    here("caption", photos / "old", "-o", output, "--task", "aesthetics")
+    told = here("caption", photos / "old", photos / "new", "-o", output, "--task", "aesthetics")
+    assert "4 of 4 captions" in told
     assert sorted(line["image"] for line in lines(output)) == [
-        "new/0.png",
-        "new/1.png",
-        "old/0.png",
-        "old/1.png",
+        "photos/new/0.png",
+        "photos/new/1.png",
+        "photos/old/0.png",
+        "photos/old/1.png",
     ]
     assert {line["level"] for line in lines(output)} == {None}
     here("caption", photos / "old", "--root", tmp_path, "-o", tmp_path / "b.jsonl", "--task", "aesthetics")
     assert [line["image"] for line in lines(tmp_path / "b.jsonl")] == ["photos/old/0.png", "photos/old/1.png"]
+
+
+def test_another_seed_is_another_captioner(photos, tmp_path):
+    output = tmp_path / "captions.jsonl"
+    here("caption", photos, "-o", output)
+    told = here("caption", photos, "-o", output, "--seed", 7, status=2)
+    assert (
+        "holds captions by 'embedded describer 1', these would be by 'embedded describer 1, seed 7'" in told
+    )
+
+
+def test_a_file_of_somebody_elses_is_left_alone(photos, tmp_path):
+    output = tmp_path / "notes.jsonl"
+    for text in (
+        '{"my": "precious data"}',
+        "remember the milk",
+    ):  # one line without an end: not ours, so not torn
+        output.write_text(text)
+        assert "is no caption of ours; name another file" in here("caption", photos, "-o", output, status=2)
+        assert output.read_text() == text
+
+
+def test_carriage_returns_in_captions_come_back(photos, tmp_path):
+    table = pd.DataFrame({"image": ["old/0.png"] * 2, "caption": ["nice\rcrop", 'a "quoted", longer one']})
+    table.to_csv(photos / "comments.csv", index=False, quoting=csv.QUOTE_ALL)
+    here("purify", photos / "comments.csv", "--alpha", 0, "-o", tmp_path / "kept.csv")
+    assert sorted(read_caption_table(tmp_path / "kept.csv")["caption"]) == sorted(table["caption"])
 
 
 def test_a_broken_picture_is_a_line_with_its_reason(photos, tmp_path):
