@@ -118,13 +118,14 @@ def caption_pictures(
     requests = wanted_captions(paths, task, (low, high, not lower_better), guide, root)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     writer = make_captioner(captioner, url, model, device, **settings)
+    from iqa_repro.core.names import plain_line
     from iqa_repro.uniqa.caption_files import caption_lines, write_captions
 
     before = sum(1 for _ in caption_lines(output))
     try:
         done = write_captions(requests, writer, output, progress=sys.stderr.isatty())
     except RuntimeError as error:  # the server or the model is gone, or somebody else writes this file
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {plain_line(error)}", err=True)
         raise typer.Exit(1 if sum(1 for _ in caption_lines(output)) > before else 2) from None
     typer.echo(f"{output}: {done.asked - done.failed} of {done.asked} captions by {writer.name}", err=True)
     if done.failed:
