@@ -45,7 +45,7 @@ test: $(STAMP) ## export and clean checks, ruff, nbdev_test, pytest, every exper
 	@tools/test.sh $(VENV)/bin
 
 benchmark: $(STAMP) ## measure the savings of speed and memory as ratios
-	$(PY) -c 'from pathlib import Path; from iqa_repro.study.execution import run_notebook as run; [run(p, f"$(FIGURES)/benchmark/{p.stem}/run.ipynb", {"profile": "$(PROFILE)"}, True) for p in sorted(Path("nbs/benchmarks").glob("*.ipynb"))]'
+	$(PY) -c 'from pathlib import Path; from iqa_repro.batch.execution import run_notebook as run; [run(p, f"$(FIGURES)/benchmark/{p.stem}/run.ipynb", {"profile": "$(PROFILE)"}, True) for p in sorted(Path("nbs/benchmarks").glob("*.ipynb"))]'
 
 export: $(STAMP) ## write iqa_repro/ from the notebooks
 	$(VENV)/bin/nbdev_export

@@ -1,18 +1,18 @@
 # The batch as Snakemake sees it: what comes before what, and what to call. Everything else is in graph.json, which
-# `iqa-repro reproduce` writes (nbs/4_study/29_graph). By hand: snakemake --config graph=<…>/.batch/graph.json --cores 2
+# `iqa-repro reproduce` writes (nbs/8_batch/06_graph). By hand: snakemake --config graph=<…>/.batch/graph.json --cores 2
 import json
 import os
 import sys
 from pathlib import Path
 
 if started_by := os.environ.pop("IQA_REPRO_ENGINE_PID", ""):  # the engine ends with the command that started it
-    from iqa_repro.study.jobs import end_with
+    from iqa_repro.batch.jobs import end_with
 
     end_with(int(started_by))
 
 graph = json.loads(Path(config["graph"]).read_text(encoding="utf-8"))
 jobs = {job["name"]: job for job in graph["jobs"]}
-CALL = "{sys.executable:q} -m iqa_repro.study.jobs {config[graph]:q} {params.job:q} > {log:q} 2>&1"
+CALL = "{sys.executable:q} -m iqa_repro.batch.jobs {config[graph]:q} {params.job:q} > {log:q} 2>&1"
 CALL += " && {{ test -e {output:q} || cp {params.stamp:q} {output:q}; }}"  # in a pod Snakemake expects a copy of its own
 
 

@@ -21,15 +21,15 @@ from miniatures import BUILDERS, KINDS, write_miniature
 from PIL import Image
 
 import iqa_repro
+from iqa_repro.batch.execution import list_experiments
+from iqa_repro.captions.describing import Describer
+from iqa_repro.captions.files import write_captions
+from iqa_repro.captions.instructions import caption_requests
 from iqa_repro.core.paths import figures_root
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import LIQE_SCENES, load_dataset
-from iqa_repro.data.photographs import SCENES
-from iqa_repro.study.execution import list_experiments
+from iqa_repro.data.world.photographs import SCENES
 from iqa_repro.study.unified import captioned_pictures
-from iqa_repro.uniqa.caption_files import write_captions
-from iqa_repro.uniqa.captioning import caption_requests
-from iqa_repro.uniqa.describing import Describer
 
 TIMES = dict.fromkeys(BUILDERS, 4) | {
     "livec": 10,

@@ -22,7 +22,7 @@ from iqa_repro.app.scorer import load
 from iqa_repro.app.scoring import find_pictures, score_files
 from iqa_repro.clip.tiny import build_tiny, save_tiny
 from iqa_repro.data.images import write_image
-from iqa_repro.data.photographs import cut_scene
+from iqa_repro.data.world.photographs import cut_scene
 
 QUICK = {"folds": 2, "epochs": 2, "low": 0, "high": 100}
 TRIAL = os.environ.get("IQA_REPRO_TRIAL") == "all"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from iqa_repro.captions.purification import air_ranks, informativeness, ranks
 from iqa_repro.study.printed import printed_comments
-from iqa_repro.uniqa.purification import air_ranks, informativeness, ranks
 
 # peers.md §5, AIR (Fig. 14): AR ranks of the comments in IR order, and AR + IR in the printed order
 EXAMPLES = {

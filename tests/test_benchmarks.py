@@ -12,9 +12,9 @@ import os
 import nbformat
 import pytest
 
+from iqa_repro.batch.execution import run_notebook
 from iqa_repro.core.paths import figures_root, project_root
 from iqa_repro.core.resources import run_parallel
-from iqa_repro.study.execution import run_notebook
 
 BENCHMARKS = sorted((project_root() / "nbs" / "benchmarks").glob("*.ipynb"))
 LONG = () if os.environ.get("IQA_REPRO_TRIAL") == "all" else ("batch",)

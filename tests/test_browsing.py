@@ -19,7 +19,7 @@ from iqa_repro.app.browsing import browse
 from iqa_repro.app.scorer import load
 from iqa_repro.app.scoring import find_pictures, score_files
 from iqa_repro.data.images import read_image, write_image
-from iqa_repro.data.photographs import load_photograph
+from iqa_repro.data.world.photographs import load_photograph
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from iqa_repro.app.caption_commands import caption_pictures, purify_captions
 from iqa_repro.app.cli import ErrorsInOneLine
-from iqa_repro.uniqa.caption_files import read_caption_table
-from iqa_repro.uniqa.captioners import make_tiny_captioner
+from iqa_repro.captions.captioners import make_tiny_captioner
+from iqa_repro.captions.files import read_caption_table
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = """

@@ -10,13 +10,13 @@ import tracemalloc
 
 import pytest
 
-from iqa_repro.uniqa.caption_files import caption_lines, only_writer, read_captions, write_captions
-from iqa_repro.uniqa.captioning import CaptionRequest
+from iqa_repro.captions.files import caption_lines, only_writer, read_captions, write_captions
+from iqa_repro.captions.instructions import CaptionRequest
 
 KILLS = 12
 # children of a process that has made the imports, but has no threads as this one may have: a fork would copy their locks
 CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["iqa_repro.uniqa.caption_files"])
+CLEAN.set_forkserver_preload(["iqa_repro.captions.files"])
 
 
 def run(requests, captioner, path):

@@ -19,9 +19,7 @@ from urllib.request import urlopen
 import pytest
 import torch
 
-from iqa_repro.data.images import write_image
-from iqa_repro.uniqa.caption_files import caption_lines, read_captions, write_captions
-from iqa_repro.uniqa.captioners import (
+from iqa_repro.captions.captioners import (
     BackendError,
     Decoding,
     LocalCaptioner,
@@ -29,7 +27,9 @@ from iqa_repro.uniqa.captioners import (
     Traffic,
     make_tiny_captioner,
 )
-from iqa_repro.uniqa.captioning import CaptionRequest
+from iqa_repro.captions.files import caption_lines, read_captions, write_captions
+from iqa_repro.captions.instructions import CaptionRequest
+from iqa_repro.data.images import write_image
 
 SHORT = Decoding(max_tokens=8)
 QUICK = dict(concurrency=4, retries=1, timeout_s=20)

@@ -18,10 +18,28 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 EXPERIMENTS = [p for p in NOTEBOOKS if "experiments" in p.parts]
-LIBRARY = [p for p in NOTEBOOKS if re.match(r"\d_", p.parent.name)]  # the index is none
+LIBRARY = [p for p in NOTEBOOKS if re.match(r"nbs/\d_", p.relative_to(ROOT).as_posix())]  # the index is none
 MODULES = sorted(p for p in (ROOT / "iqa_repro").rglob("*.py") if p.name != "_modidx.py")
-FLOORS = {"core": 0, "data": 1, "clip": 2, "grmp": 3, "uniqa": 3, "baselines": 3, "study": 4, "app": 5}
+FLOORS = {
+    "core": 0,
+    "data": 1,
+    "clip": 2,
+    "captions": 3,
+    "methods": 4,
+    "study": 5,
+    "figures": 6,
+    "batch": 8,
+    "app": 9,
+    "grmp": 10,  # former names, for others
+    "uniqa": 10,
+}
 NOTHING_CAN_FAIL = set()  # library notebooks, as 'nbs/…', in which no input can be wrong
+
+
+def package_of(path):
+    "Package that a notebook of the library exports to: nbs/4_methods/grmp/01_qgr.ipynb → methods.grmp"
+    folder = path.parent.relative_to(ROOT / "nbs")
+    return ".".join(folder.parts).split("_", 1)[1]
 
 
 def name_of(path):
@@ -125,10 +143,9 @@ def test_printed_values_are_whole(path):
 def test_library_notebook_has_the_house_form(path):
     code, text = cells(path, "code"), cells(path, "markdown")
     first, last = code[0].source, code[-1].source
-    target = re.fullmatch(r"#\| default_exp (\w+\.\w+)", first.strip())
+    target = re.fullmatch(r"#\| default_exp (\w+(?:\.\w+)+)", first.strip())
     assert target, f"cell 1 is `#| default_exp package.topic`, got {first!r}"
-    package = path.parent.name.split("_", 1)[1]
-    assert target[1].startswith(f"{package}."), f"{path.parent.name} exports to {target[1]}"
+    assert target[1].rpartition(".")[0] == package_of(path), f"{name_of(path)} exports to {target[1]}"
     assert (ROOT / "iqa_repro" / (target[1].replace(".", "/") + ".py")).exists()
     assert re.match(r"# \S.*\n+> \S.*[.?!]\s*$", text[0].source), "cell 2 is `# Title` and `> one sentence.`"
     assert last.startswith("#| hide") and last.rstrip().endswith("nbdev.nbdev_export()")
@@ -162,15 +179,6 @@ def test_reading_order_is_numbered_without_gaps():
         assert numbers == list(range(len(numbers))), f"{name_of(folder)} has {numbers}"
 
 
-@library
-def test_readme_lists_the_library_notebook(path):
-    rows = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    start = next(i for i, row in enumerate(rows) if row.startswith(f"| `nbs/{path.parent.name}`"))
-    end = next((i for i in range(start + 1, len(rows)) if not rows[i].startswith("| |")), len(rows))
-    listed = re.findall(r"\w+", " ".join(row.split("|")[2] for row in rows[start:end]))
-    assert path.stem[3:] in listed, f"the reading order in README.md lacks {path.stem[3:]}"
-
-
 def test_each_module_comes_from_one_notebook():
     targets = [re.search(r"default_exp (\S+)", cells(p, "code")[0].source)[1] for p in LIBRARY]
     assert len(set(targets)) == len(targets)
@@ -201,7 +209,7 @@ def test_module_prints_nothing_and_hides_no_state(path):
         n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     ]
     variables = [n.id for n in stored if not n.id.lstrip("_").isupper() and n.id != "__all__"]
-    assert not variables or name_of(path) == "iqa_repro/__init__.py", f"state at module level: {variables}"
+    assert not variables or path.name == "__init__.py", f"state at module level: {variables}"
 
 
 def imported(path):
@@ -233,7 +241,7 @@ def test_module_imports_only_lower_floors(path):
 
 @library
 def test_notebook_imports_only_lower_floors(path):
-    own = path.parent.name.split("_", 1)[1]
+    own = package_of(path).split(".")[0]
     code = "\n".join(c.source for c in cells(path, "code"))
     for target in re.findall(r"^\s*(?:from|import) iqa_repro\.(\w+)", code, re.M):
         assert target == own or FLOORS[target] < FLOORS[own], f"uses iqa_repro.{target}"

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
+from iqa_repro.captions.purification import Pictures
 from iqa_repro.clip.tiny import build_tiny
 from iqa_repro.core.checkpoints import load_checkpoint, save_checkpoint
 from iqa_repro.core.testing import expect_fail
-from iqa_repro.uniqa.contrastive import PretrainSettings, init_distributed, pretrain
-from iqa_repro.uniqa.purification import Pictures
+from iqa_repro.methods.uniqa.contrastive import PretrainSettings, init_distributed, pretrain
 
 SETTINGS = {
     "paper": PretrainSettings(epochs=2, batch=8),
@@ -87,7 +87,7 @@ def start(folder: Path, *jobs: str) -> list[int]:
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["iqa_repro.uniqa.contrastive", "iqa_repro.clip.tiny"]
+        ["iqa_repro.methods.uniqa.contrastive", "iqa_repro.clip.tiny"]
     )  # imported once for all
     team = [context.Process(target=work, args=(rank, port, str(folder), jobs)) for rank in range(2)]
     for process in team:

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from iqa_repro.baselines.coop import CoOp, CoOpSettings
-from iqa_repro.baselines.linear_probe import LinearProbe
 from iqa_repro.clip.backbone import load_clip
 from iqa_repro.core.resources import pick_device
 from iqa_repro.data.labelled import Labelled
-from iqa_repro.grmp.finetune import FinetuneSettings, finetune
-from iqa_repro.grmp.meta import MetaSettings, Task, meta_pretrain
-from iqa_repro.grmp.model import build_model
-from iqa_repro.grmp.recipes import get_recipe
+from iqa_repro.methods.coop import CoOp, CoOpSettings
+from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune
+from iqa_repro.methods.grmp.meta import MetaSettings, Task, meta_pretrain
+from iqa_repro.methods.grmp.model import build_model
+from iqa_repro.methods.grmp.recipes import get_recipe
+from iqa_repro.methods.linear_probe import LinearProbe
 from iqa_repro.study.protocols import score_table
 
 THERE = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

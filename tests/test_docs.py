@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 WHOLE = os.environ.get("IQA_REPRO_TRIAL") == "all"
 SOME = (
     "1_data/00_tables*",
-    "3_grmp/01_qgr*",
-    "3_uniqa/06_adapter*",
-    "4_study/00_metrics*",
+    "4_methods/grmp/01_qgr*",
+    "4_methods/uniqa/01_adapter*",
+    "5_study/00_metrics*",
     "experiments/grmp_iqa/table1*",
     "experiments/uniqa/fig6*",
     "experiments/uniqa/fig14*",
@@ -129,7 +129,7 @@ def test_every_page_shows_its_formulas_and_figures(site, page):
         )
         assert drawn == page.locator("math").count(), f"{name}: a formula takes no room"
         formulas[name], figures = drawn, figures + len(pictures)
-    assert formulas["3_grmp/01_qgr.html"] >= 15 and formulas["4_study/00_metrics.html"] >= 8
+    assert formulas["4_methods/grmp/01_qgr.html"] >= 15 and formulas["5_study/00_metrics.html"] >= 8
     assert figures >= 2
 
 
@@ -139,7 +139,7 @@ def test_the_search_finds_a_page(site, page):
     page.locator("input.md-search__input").click()
     page.locator("input.md-search__input").press_sequentially("orthogonal gradient regularization")
     page.locator(".md-search-result__link").first.wait_for(state="visible", timeout=60_000)
-    assert "3_grmp/01_qgr.html" in [
+    assert "4_methods/grmp/01_qgr.html" in [
         urldefrag(link.get_attribute("href"))[0].removeprefix(site[1]).split("?")[0]
         for link in page.locator(".md-search-result__link").all()
     ]
@@ -149,7 +149,7 @@ def test_the_search_finds_a_page(site, page):
 def test_a_phone_and_a_dark_room(site, browser, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     tab = context.new_page()
-    tab.goto(site[1] + "3_grmp/01_qgr.html")
+    tab.goto(site[1] + "4_methods/grmp/01_qgr.html")
     colours = tab.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('math')).color]"
     )
@@ -174,7 +174,7 @@ def test_no_link_leads_nowhere(site):
 
 def test_a_page_shows_the_source_and_not_what_only_nbdev_reads(site):
     folder, _ = site
-    text = (folder / "3_grmp/01_qgr.html").read_text(encoding="utf-8")
+    text = (folder / "4_methods/grmp/01_qgr.html").read_text(encoding="utf-8")
     plain = re.sub(r"<[^>]+>", "", text)
     assert "def regularize_gradient(" in plain and "#| export" not in plain and "nbdev_export" not in plain
 

@@ -15,14 +15,16 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import save_file
 
+from iqa_repro.batch import execution
+from iqa_repro.batch.reproduce import reproduce
 from iqa_repro.clip.backbone import load_clip
 from iqa_repro.clip.tiny import build_tiny, load_tiny
 from iqa_repro.core.checkpoints import load_checkpoint, read_foreign, save_checkpoint
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import load_dataset
 from iqa_repro.data.labelled import Labelled
-from iqa_repro.grmp.finetune import FinetuneSettings, finetune, recipe_settings
-from iqa_repro.grmp.meta import (
+from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune, recipe_settings
+from iqa_repro.methods.grmp.meta import (
     MetaSettings,
     Task,
     distortion_tasks,
@@ -30,14 +32,13 @@ from iqa_repro.grmp.meta import (
     meta_pretrain,
     plain_pretrain,
 )
-from iqa_repro.grmp.model import GRMPIQA, load_model, save_model
-from iqa_repro.grmp.prompts import TextPrompt, VisualPrompt
-from iqa_repro.grmp.qgr import gradient_angle, regularize_gradient, regularize_gradients
-from iqa_repro.grmp.recipes import get_recipe
-from iqa_repro.study import execution, protocols, runs, tuning
-from iqa_repro.study.figures import save_figure
+from iqa_repro.methods.grmp.model import GRMPIQA, load_model, save_model
+from iqa_repro.methods.grmp.prompts import TextPrompt, VisualPrompt
+from iqa_repro.methods.grmp.qgr import gradient_angle, regularize_gradient, regularize_gradients
+from iqa_repro.methods.grmp.recipes import get_recipe
+from iqa_repro.study import protocols, runs, tuning
 from iqa_repro.study.metrics import krcc, plcc, rmse, srcc
-from iqa_repro.study.reproduce import reproduce
+from iqa_repro.study.style import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 FIG14 = ROOT / "nbs" / "experiments" / "uniqa" / "fig14.ipynb"

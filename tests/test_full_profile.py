@@ -10,8 +10,8 @@ import shutil
 
 from full_trial import prepare, run_trial
 
+from iqa_repro.batch.execution import list_experiments
 from iqa_repro.core.paths import figures_root
-from iqa_repro.study.execution import list_experiments
 
 GRMP = ("fig1", "fig5", "table1", "table2", "table4")  # scenes, pairs, few labels, many labels, meta-training
 UNIQA = (

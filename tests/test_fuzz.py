@@ -29,9 +29,19 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
+from iqa_repro.captions.captioners import BackendError, ServerCaptioner, Traffic, text_of
+from iqa_repro.captions.files import (
+    caption_line,
+    cut_torn_end,
+    fault_of,
+    open_requests,
+    read_captions,
+    write_captions,
+)
+from iqa_repro.captions.instructions import CaptionRequest
+from iqa_repro.captions.purification import check_captions, purify
 from iqa_repro.clip.backbone import OPENAI_MEAN, OPENAI_STD, Backbone
 from iqa_repro.core.checkpoints import HEADER_KEY, load_checkpoint, read_foreign, read_metadata
-from iqa_repro.data.comments import comments_of
 from iqa_repro.data.own_tables import read_meta_csv, read_own
 from iqa_repro.data.split_files import (
     read_liqe_scenes,
@@ -41,23 +51,13 @@ from iqa_repro.data.split_files import (
     write_split,
 )
 from iqa_repro.data.tables import TableFacts, read_table
-from iqa_repro.grmp.model import build_model, load_model, save_model
-from iqa_repro.grmp.recipes import get_recipe
-from iqa_repro.grmp.released import load_released, to_released
-from iqa_repro.study.gmad import read_scores
-from iqa_repro.uniqa.adapter import MultiCueAdapter, build_uniqa, load_uniqa, save_uniqa
-from iqa_repro.uniqa.caption_files import (
-    caption_line,
-    cut_torn_end,
-    fault_of,
-    open_requests,
-    read_captions,
-    write_captions,
-)
-from iqa_repro.uniqa.captioners import BackendError, ServerCaptioner, Traffic, text_of
-from iqa_repro.uniqa.captioning import CaptionRequest
-from iqa_repro.uniqa.purification import check_captions, purify
-from iqa_repro.uniqa.released_weights import load_released_uniqa, load_uniqa_weights
+from iqa_repro.data.world.comments import comments_of
+from iqa_repro.figures.gmad import read_scores
+from iqa_repro.methods.grmp.model import build_model, load_model, save_model
+from iqa_repro.methods.grmp.recipes import get_recipe
+from iqa_repro.methods.grmp.released import load_released, to_released
+from iqa_repro.methods.uniqa.adapter import MultiCueAdapter, build_uniqa, load_uniqa, save_uniqa
+from iqa_repro.methods.uniqa.released_weights import load_released_uniqa, load_uniqa_weights
 
 LONG = os.environ.get("IQA_REPRO_TRIAL") == "all"
 ROOM = 3 * 2**30  # bytes that a test may ask for beside what the process has

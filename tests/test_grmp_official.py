@@ -34,12 +34,12 @@ from iqa_repro.clip.backbone import (
 )
 from iqa_repro.clip.partial import image_states
 from iqa_repro.clip.text_prompt import TextPrompt
-from iqa_repro.grmp.finetune import scene_prompts, step_gradients
-from iqa_repro.grmp.model import GRMPIQA, unfreeze_last_blocks, upper_features
-from iqa_repro.grmp.prompts import VisualPrompt
-from iqa_repro.grmp.qgr import gradient_angle, quality_loss, regularize_gradients, semantic_loss
-from iqa_repro.grmp.recipes import RECIPES, get_recipe
-from iqa_repro.grmp.released import load_released
+from iqa_repro.methods.grmp.finetune import scene_prompts, step_gradients
+from iqa_repro.methods.grmp.model import GRMPIQA, unfreeze_last_blocks, upper_features
+from iqa_repro.methods.grmp.prompts import VisualPrompt
+from iqa_repro.methods.grmp.qgr import gradient_angle, quality_loss, regularize_gradients, semantic_loss
+from iqa_repro.methods.grmp.recipes import RECIPES, get_recipe
+from iqa_repro.methods.grmp.released import load_released
 
 SHARED = Path(os.environ.get("IQA_REPRO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 FIXTURE = SHARED / "fixtures" / "grmp_official_step.json"

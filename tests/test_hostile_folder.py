@@ -19,7 +19,7 @@ from PIL import Image
 
 from iqa_repro.app.scorer import load
 from iqa_repro.app.scoring import find_pictures, read_scores, score_files
-from iqa_repro.data.photographs import cut_scene
+from iqa_repro.data.world.photographs import cut_scene
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = Image.fromarray((255 * cut_scene("flower", seed=0, size=96)).round().astype(np.uint8))

@@ -56,7 +56,7 @@ def test_make_lab_opens_at_the_index_and_its_links_open_notebooks(tmp_path):
         link.wait_for(timeout=120_000)
         assert urlsplit(page.url).path.endswith("/lab/tree/index.ipynb")
         link.click()
-        page.wait_for_url(re.compile(r"3_grmp/01_qgr\.ipynb"), timeout=60_000)
+        page.wait_for_url(re.compile(r"4_methods/grmp/01_qgr\.ipynb"), timeout=60_000)
         page.locator(".jp-Notebook mjx-container").first.wait_for(timeout=60_000)  # its formulas are drawn
         page.close()
         jlab_check.stop_kernels(address, token)

@@ -4,22 +4,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import iqa_repro.grmp.finetune
-import iqa_repro.grmp.meta
-from iqa_repro.baselines.coop import CoOp, CoOpSettings
-from iqa_repro.baselines.linear_probe import LinearProbe
+import iqa_repro.methods.grmp.finetune
+import iqa_repro.methods.grmp.meta
 from iqa_repro.clip.backbone import load_clip
 from iqa_repro.clip.features import CropSet, FeatureStore, picture_digests
 from iqa_repro.data.images import read_image, write_image
 from iqa_repro.data.labelled import Labelled
 from iqa_repro.data.pictures import PictureFiles
-from iqa_repro.grmp.finetune import FinetuneSettings, finetune
-from iqa_repro.grmp.meta import MetaSettings, Task, meta_pretrain, plain_pretrain
-from iqa_repro.grmp.model import build_model
-from iqa_repro.grmp.recipes import get_recipe
+from iqa_repro.methods.coop import CoOp, CoOpSettings
+from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune
+from iqa_repro.methods.grmp.meta import MetaSettings, Task, meta_pretrain, plain_pretrain
+from iqa_repro.methods.grmp.model import build_model
+from iqa_repro.methods.grmp.recipes import get_recipe
+from iqa_repro.methods.linear_probe import LinearProbe
+from iqa_repro.methods.uniqa.adapter import build_uniqa
+from iqa_repro.methods.uniqa.fitting import AdapterSettings, fit_pictures, fit_unfrozen
 from iqa_repro.study.protocols import score_table
-from iqa_repro.uniqa.adapter import build_uniqa
-from iqa_repro.uniqa.fitting import AdapterSettings, fit_pictures, fit_unfrozen
 
 
 def draw(seed):
@@ -88,7 +88,7 @@ SETTINGS = dict(lr=0.05, epochs=2, batch=8, blocks=2, check=1, views=2)
 def test_tuning_is_the_same_with_and_without_reading_ahead(files, labels, monkeypatch):
     read = tune(files, labels, FinetuneSettings(**SETTINGS, cache_gib=0))
     monkeypatch.setattr(
-        iqa_repro.grmp.finetune, "read_ahead", lambda function, items, workers: map(function, items)
+        iqa_repro.methods.grmp.finetune, "read_ahead", lambda function, items, workers: map(function, items)
     )
     assert torch.equal(read, tune(files, labels, FinetuneSettings(**SETTINGS, cache_gib=0)))
     assert not torch.equal(read, torch.cat([p.flatten() for p in model("paper").parameters()]))
@@ -118,7 +118,9 @@ def test_meta_training_is_the_same_with_and_without_reading_ahead(files, labels,
         return torch.cat([grmp.text.context.flatten(), grmp.visual.prompts.flatten()])
 
     read = trained()
-    monkeypatch.setattr(iqa_repro.grmp.meta, "read_ahead", lambda function, items, **_: map(function, items))
+    monkeypatch.setattr(
+        iqa_repro.methods.grmp.meta, "read_ahead", lambda function, items, **_: map(function, items)
+    )
     assert torch.equal(read, trained())
 
 

@@ -9,11 +9,11 @@ import pytest
 from miniatures import LABELS, real_table, scores_unchecked, write_miniature
 from PIL import Image
 
-from iqa_repro.data.authentic_sets import read_flive
 from iqa_repro.data.catalog import load_dataset, load_images
-from iqa_repro.data.generated_and_aesthetic_sets import read_ava
 from iqa_repro.data.images import read_image
-from iqa_repro.data.reference_sets import NO_SEVERITY
+from iqa_repro.data.sets.authentic_sets import read_flive
+from iqa_repro.data.sets.generated_and_aesthetic_sets import read_ava
+from iqa_repro.data.sets.reference_sets import NO_SEVERITY
 from iqa_repro.data.split_files import read_pyiqa_split
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(were published for|but its scores differ)")

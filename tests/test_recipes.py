@@ -14,13 +14,13 @@ from open_clip.model import CLIP
 from iqa_repro.clip.backbone import Backbone
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.labelled import Labelled
-from iqa_repro.grmp import finetune as tuning_module
-from iqa_repro.grmp import meta as meta_module
-from iqa_repro.grmp import model as model_module
-from iqa_repro.grmp.finetune import FinetuneSettings, finetune, recipe_settings
-from iqa_repro.grmp.meta import MetaSettings, Task, half_steps, meta_pretrain
-from iqa_repro.grmp.model import build_model
-from iqa_repro.grmp.recipes import Recipe, get_recipe
+from iqa_repro.methods.grmp import finetune as tuning_module
+from iqa_repro.methods.grmp import meta as meta_module
+from iqa_repro.methods.grmp import model as model_module
+from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune, recipe_settings
+from iqa_repro.methods.grmp.meta import MetaSettings, Task, half_steps, meta_pretrain
+from iqa_repro.methods.grmp.model import build_model
+from iqa_repro.methods.grmp.recipes import Recipe, get_recipe
 from iqa_repro.study import protocols, tuning
 
 SETTINGS = {field.name: field for field in fields(Recipe)[1:]}

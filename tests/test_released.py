@@ -9,9 +9,9 @@ from open_clip import SimpleTokenizer
 from open_clip.model import CLIP
 
 from iqa_repro.clip.backbone import OPENAI_MEAN, OPENAI_STD, Backbone, load_clip
-from iqa_repro.grmp.model import build_model, load_model, save_model
-from iqa_repro.grmp.recipes import RECIPES, get_recipe
-from iqa_repro.grmp.released import load_released, read_released, to_released
+from iqa_repro.methods.grmp.model import build_model, load_model, save_model
+from iqa_repro.methods.grmp.recipes import RECIPES, get_recipe
+from iqa_repro.methods.grmp.released import load_released, read_released, to_released
 
 
 def make_backbone(seed: int = 0, name: str = "small", quick_gelu: bool = True, **sizes) -> Backbone:
@@ -224,7 +224,9 @@ def test_the_real_size(tmp_path, monkeypatch):
     del loaded
     path = write(meta, tmp_path / "tuned.pt")  # in the same place: a file has 600 MB
     asked = []
-    monkeypatch.setattr("iqa_repro.grmp.released.load_clip", lambda *names: asked.append(names) or clip)
+    monkeypatch.setattr(
+        "iqa_repro.methods.grmp.released.load_clip", lambda *names: asked.append(names) or clip
+    )
     assert equal(load_released(path), model) and asked == [("ViT-B-16-quickgelu", "openai")]
     assert len(read_released(path)) == 310
     path.unlink()

@@ -15,17 +15,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from iqa_repro.core.paths import sha256_of
-from iqa_repro.study.needs import list_artefacts
-from iqa_repro.study.report import write_report
-from iqa_repro.study.runs import start_run
-from iqa_repro.study.scoreboard import (
+from iqa_repro.batch.needs import list_artefacts
+from iqa_repro.batch.report import write_report
+from iqa_repro.batch.scoreboard import (
     VERDICTS,
     collect_claims,
     count_verdicts,
     scoreboard_markdown,
     write_scoreboard,
 )
+from iqa_repro.core.paths import sha256_of
+from iqa_repro.study.runs import start_run
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent

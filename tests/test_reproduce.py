@@ -19,11 +19,11 @@ import psutil
 import pytest
 from quick_profile import write_quick_profile
 
+from iqa_repro.batch import graph
+from iqa_repro.batch.graph import plan_jobs
+from iqa_repro.batch.jobs import JobFiles
+from iqa_repro.batch.needs import NEEDS, list_artefacts
 from iqa_repro.core.paths import cache_root, figures_root
-from iqa_repro.study import graph
-from iqa_repro.study.graph import plan_jobs
-from iqa_repro.study.jobs import JobFiles
-from iqa_repro.study.needs import NEEDS, list_artefacts
 from iqa_repro.study.rows import complete_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def at_work(state, word=""):
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if str(state) in line and ("snakemake" in line or "iqa_repro.study.jobs" in line) and word in line:
+        if str(state) in line and ("snakemake" in line or "iqa_repro.batch.jobs" in line) and word in line:
             found.append(process)
     return found
 
@@ -147,7 +147,7 @@ def test_killed_notebook_is_told_from_a_failed_cell(profile):
     state = figures_root(small.stem, smoke=True) / ".batch"
 
     def kernel():
-        jobs = [p for p in at_work(state, "-m iqa_repro.study.jobs") if "bash" not in p.name()]
+        jobs = [p for p in at_work(state, "-m iqa_repro.batch.jobs") if "bash" not in p.name()]
         return [c for p in jobs for c in p.children(recursive=True) if "ipykernel_launcher" in c.cmdline()]
 
     wait_for(kernel, 200, "a kernel has been started")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from iqa_repro.uniqa.adapter import MultiCueAdapter, adapter_recipe
+from iqa_repro.methods.uniqa.adapter import MultiCueAdapter, adapter_recipe
 
 SHARED = Path(os.environ.get("IQA_REPRO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 FIXTURE = SHARED / "fixtures" / "uniqa_official_adapter.json"

@@ -3,8 +3,8 @@
 import torch
 
 from iqa_repro.clip.backbone import encode_images, load_clip
-from iqa_repro.uniqa.adapter import PROMPT_GROUPS
-from iqa_repro.uniqa.released_weights import load_released_uniqa, load_uniqa_weights
+from iqa_repro.methods.uniqa.adapter import PROMPT_GROUPS
+from iqa_repro.methods.uniqa.released_weights import load_released_uniqa, load_uniqa_weights
 
 HALF = (
     "weight",

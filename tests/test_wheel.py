@@ -94,7 +94,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
         "py.typed",
         "profiles/embedded.toml",
         "weights/tiny_clip.safetensors",
-        "study/report.html.j2",
+        "batch/report.html.j2",
     ):
         assert f"iqa_repro/{name}" in inside
 

@@ -1,7 +1,7 @@
 """A site from the notebooks, for reading: `make docs`. Nothing is fetched, neither when it is made nor when it is read.
 
     python tools/docs.py                        # all notebooks; those of the library are run, once per change of notebook or code
-    python tools/docs.py --no-run '3_grmp/*'    # the index and these, without outputs
+    python tools/docs.py --no-run '4_methods/*'    # the index and these, without outputs
 
 With Quarto on the PATH nbdev makes the site; otherwise mkdocs-material does (`pip install -e '.[docs]'`). Exit status 0 when the
 site is whole, 1 when a notebook failed or a link leads nowhere.
@@ -27,25 +27,10 @@ from multiprocessing import get_context, set_start_method
 from pathlib import Path, PurePosixPath
 
 import nbformat
+from notebooks import FOLDERS, in_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "paper_figures" / "embedded"  # the committed results
-FLOORS = {
-    "0_core": "Core",
-    "1_data": "Data",
-    "2_clip": "CLIP",
-    "3_baselines": "Baselines",
-    "3_grmp": "GRMP-IQA",
-    "3_uniqa": "UniQA",
-    "4_study": "Study",
-    "5_app": "Your pictures",
-}
-RESULTS = {
-    "experiments/grmp_iqa": "GRMP-IQA, results",
-    "experiments/uniqa": "UniQA, results",
-    "experiments/beyond": "Beyond the papers",
-    "benchmarks": "Benchmarks",
-}
 PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 PORTION = 12  # notebooks that one process runs
 NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
@@ -69,18 +54,11 @@ math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
 # --- which notebooks, in which order ---------------------------------------------------------------------------------
 
 
-def natural(path: Path) -> list:
-    "table2 before table10"
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
-
-
 def sections(wanted: list[str]) -> dict[str, list[str]]:
     "Headline → notebooks below nbs/, in reading order; `wanted` are patterns, none means all"
     found = {}
-    for folder, headline in (FLOORS | RESULTS).items():
-        names = [
-            f"{folder}/{path.name}" for path in sorted((ROOT / "nbs" / folder).glob("*.ipynb"), key=natural)
-        ]
+    for folder, (headline, _) in FOLDERS.items():
+        names = [path.relative_to(ROOT / "nbs").as_posix() for path in in_folder(ROOT, folder)]
         names = [name for name in names if not wanted or any(fnmatch(name, pattern) for pattern in wanted)]
         if names:
             found[headline] = names
@@ -89,7 +67,7 @@ def sections(wanted: list[str]) -> dict[str, list[str]]:
 
 def is_library(name: str) -> bool:
     "Whether a notebook is run for the site: those of the floors, and the index"
-    return name == "index.ipynb" or name.split("/")[0] in FLOORS
+    return name == "index.ipynb" or name[0].isdigit()
 
 
 # --- running them -----------------------------------------------------------------------------------------------------
@@ -97,7 +75,7 @@ def is_library(name: str) -> bool:
 
 def digest(path: Path) -> str:
     "Of the notebook, and of the package's code that it reaches"
-    from iqa_repro.study.graph import code_parts
+    from iqa_repro.batch.graph import code_parts
 
     book = nbformat.read(path, as_version=4)
     code = [
@@ -228,7 +206,7 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
 
 def artefacts(name: str) -> list[str]:
     "What a notebook writes, as folders of a profile's results: one may write several figures"
-    from iqa_repro.study.needs import list_artefacts, notebook_of
+    from iqa_repro.batch.needs import list_artefacts, notebook_of
 
     stem = name.removesuffix(".ipynb")
     if not stem.startswith("experiments/"):
@@ -241,7 +219,7 @@ def result(name: str, beside: Path) -> str:
     "What the committed run of a notebook came to: figures, verdicts and tables; the figures are put `beside` its page"
     if is_library(name):
         return ""
-    from iqa_repro.study.report import alt_text, read_table, table_blocks
+    from iqa_repro.batch.report import alt_text, read_table, table_blocks
 
     parts, own = [], set()
     for one in artefacts(name):
@@ -455,7 +433,7 @@ def quarto(output: Path) -> list[str]:
 def main() -> int:
     "0 when the site is whole"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("wanted", nargs="*", help="patterns below nbs/, such as '3_grmp/*' (default: all)")
+    parser.add_argument("wanted", nargs="*", help="patterns below nbs/, such as '4_methods/*' (default: all)")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "_docs", help="folder of the site (default: _docs)"
     )

@@ -1,6 +1,6 @@
 """Open notebooks in JupyterLab in a real browser without a window, run all their cells, look for errors, take pictures.
 
-    python tools/jlab_check.py nbs/3_grmp/01_qgr.ipynb                       # one line on it
+    python tools/jlab_check.py nbs/4_methods/grmp/01_qgr.ipynb                       # one line on it
     python tools/jlab_check.py nbs/?_*/*.ipynb --pictures shots/ --timeout 900  # all of the library, with screenshots
 
 Needs Chromium (Debian: apt-get install chromium) and `pip install playwright`. It works on a temporary copy of the project,
@@ -177,7 +177,7 @@ def stop_kernels(address: str, token: str) -> None:
 
 
 def check(
-    notebooks: list[str],  # paths below the project, such as nbs/3_grmp/01_qgr.ipynb
+    notebooks: list[str],  # paths below the project, such as nbs/4_methods/grmp/01_qgr.ipynb
     timeout: float,  # seconds for the cells of one
     pictures: Path | None = None,  # folder for screenshots
     root: Path = ROOT,  # the project
@@ -215,7 +215,7 @@ def main() -> int:
     "0 when all cells ran without an error"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "notebooks", nargs="+", help="paths below the project, such as nbs/3_grmp/01_qgr.ipynb"
+        "notebooks", nargs="+", help="paths below the project, such as nbs/4_methods/grmp/01_qgr.ipynb"
     )
     parser.add_argument("--pictures", type=Path, help="folder for screenshots (default: none are made)")
     parser.add_argument(

@@ -2,12 +2,13 @@
 
     python tools/notebooks.py check-export   # is iqa_repro/ exactly what the notebooks export?
     python tools/notebooks.py check-clean    # would `clean` change a notebook?
-    python tools/notebooks.py clean          # strip outputs, execution counts and stray metadata
+    python tools/notebooks.py clean          # strip outputs, execution counts and stray metadata; list all notebooks in the index
 
 The checks work on a temporary copy and change nothing here.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,26 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {  # below nbs/, in reading order: headline, and what it is about
+    "0_core": ("Core", "how a run is made repeatable"),
+    "1_data": ("Data", "pictures and scores, read without silent mistakes"),
+    "1_data/sets": ("Data sets", "where each lies, and how it is read"),
+    "1_data/world": ("The embedded world", "distortions, photographs and stand-ins"),
+    "2_clip": ("CLIP", "CLIP opened up"),
+    "3_captions": ("Captions", "from a captioner to the captions that are kept"),
+    "4_methods": ("Methods", "the simpler methods to beat"),
+    "4_methods/grmp": ("GRMP-IQA", "one equation at a time"),
+    "4_methods/uniqa": ("UniQA", "pre-training and adapter"),
+    "5_study": ("Study", "from trials to rows and verdicts"),
+    "6_figures": ("Figures", "one module a kind of figure"),
+    "7_papers": ("Papers", "the trials of every table and figure"),
+    "8_batch": ("Batch", "everything with one command"),
+    "9_app": ("Your pictures", "scoring and adapting"),
+    "experiments/grmp_iqa": ("GRMP-IQA, results", "one notebook a table or figure"),
+    "experiments/uniqa": ("UniQA, results", "one notebook a table or figure"),
+    "experiments/beyond": ("Beyond the papers", "questions of our own"),
+    "benchmarks": ("Benchmarks", "speed and memory, as ratios"),
+}
 SKIPPED = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
 
 
@@ -62,8 +83,32 @@ def check_export() -> list[str]:
     return problems
 
 
+def in_folder(root: Path, folder: str) -> list[Path]:
+    "Notebooks of one folder below nbs/, table2 before table10"
+    natural = lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+    return sorted((root / "nbs" / folder).glob("*.ipynb"), key=natural)
+
+
+def list_in_index(root: Path) -> None:
+    'Write the list of all notebooks, with their titles, below the index\'s headline "Every notebook"'
+    path, lines = root / "nbs" / "index.ipynb", []
+    for folder, (headline, about) in FOLDERS.items():
+        links = [f"[{_title(p)}]({folder}/{p.name})" for p in in_folder(root, folder)]
+        lines += [f"**{headline}**, {about}: {' · '.join(links)}"] if links else []
+    book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    cell = next(c for c in book.cells if c.source.startswith("## Every notebook"))
+    cell.source = "\n\n".join([*cell.source.split("\n\n")[:2], *lines])
+    path.write_text(nbformat.writes(book, version=nbformat.NO_CONVERT) + "\n", encoding="utf-8")
+
+
+def _title(path: Path) -> str:
+    first = next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    return first.source.splitlines()[0].removeprefix("# ").strip()
+
+
 def clean(root: Path) -> None:
     "Strip outputs, execution counts and stray metadata of all notebooks under `root`; tags and ids stay"
+    list_in_index(root)
     for path in notebooks(root):
         book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
         book.metadata.pop("jupytext", None)  # left behind by an edit as text; nbdev_clean keeps it

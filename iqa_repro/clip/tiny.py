@@ -26,7 +26,7 @@ from ..core.resources import run_parallel
 from ..core.seeds import derive_seed, numpy_generator
 from ..core.startup import collector_paused
 from ..data.crops import test_crops
-from ..data.photographs import PHOTOGRAPHS, SCENES, cut_scene
+from ..data.world.photographs import PHOTOGRAPHS, SCENES, cut_scene
 
 # %% ../../nbs/2_clip/01_tiny.ipynb #1a688497
 TINY: dict[str, Any] = (
