@@ -173,6 +173,16 @@ def test_functions_that_a_library_notebook_exports_are_shown_at_work(path):
     assert not unused, f"never called in it: {unused}"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_imports_and_other_code_do_not_share_a_cell(path):
+    "nbdev's own tools run every cell with an import, whatever else it does; the exporting last cell they know"
+    for cell in cells(path, "code"):
+        if "nbdev_export(" in cell.source or re.search("^%", cell.source, re.M):
+            continue
+        kinds = {isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body}
+        assert len(kinds) < 2, f"imports and other code share the cell {cell.source[:80]!r}"
+
+
 def test_reading_order_is_numbered_without_gaps():
     for folder in sorted({p.parent for p in LIBRARY}):
         numbers = sorted(int(p.name[:2]) for p in LIBRARY if p.parent == folder)

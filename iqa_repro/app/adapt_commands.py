@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+# %% ../../nbs/9_app/11_adapt_commands.ipynb #2c26f4bd
 if TYPE_CHECKING:  # pandas takes a second, and `--help` needs none
     import pandas as pd
 

@@ -23,6 +23,7 @@ from iqa_repro.app.score_command import (
     load_scorer,
 )
 
+# %% ../../nbs/9_app/12_explain_command.ipynb #ff027a9a
 if TYPE_CHECKING:
     from iqa_repro.app.explaining import Explanation
 

@@ -16,7 +16,10 @@ from .scorer import Scorer, load
 from ..core.names import need
 from ..data.images import check_images
 
+# %% ../../nbs/9_app/10_metric.ipynb #49f4df62
 need("torchmetrics", "metrics")
+
+# %% ../../nbs/9_app/10_metric.ipynb #74e3447a
 from torchmetrics import Metric  # noqa: E402
 
 # %% ../../nbs/9_app/10_metric.ipynb #42ab869c

@@ -19,6 +19,7 @@ import typer
 from ..core.names import plain_line
 from ..core.startup import collector_paused
 
+# %% ../../nbs/9_app/03_score_command.ipynb #9607b73f
 if TYPE_CHECKING:  # a help text needs no torch
     from iqa_repro.app.scorer import Scorer
 
