@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['imported_modules', 'module_file', 'syntax_digest', 'code_parts', 'code_digest']
 
-# %% ../../nbs/0_core/10_code.ipynb #dd6a09a8
+# %% ../../nbs/0_core/10_code.ipynb #d5cfd246
 import ast
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
-from importlib.util import find_spec, resolve_name
+from importlib.util import resolve_name
 from pathlib import Path
+
+import iqa_repro
 
 # %% ../../nbs/0_core/10_code.ipynb #d1839438
 def imported_modules(
@@ -28,15 +30,15 @@ def imported_modules(
             todo |= _imports_of(module) - found
     return found
 
-# %% ../../nbs/0_core/10_code.ipynb #5a8ba702
+# %% ../../nbs/0_core/10_code.ipynb #6b053573
 @lru_cache(maxsize=1024)
 def module_file(
     module: str,  # such as "iqa_repro.core.paths"
 ) -> Path | None:  # None where it is no module: a function, say
     "The file of a module of this package (our choice)"
     parent, _, name = module.rpartition(".")
-    if not parent:  # the package itself
-        return Path(find_spec(module).origin)
+    if not parent:
+        return Path(iqa_repro.__file__) if module == "iqa_repro" else None
     if not (above := module_file(parent)) or above.name != "__init__.py":
         return None
     files = (above.parent / name / "__init__.py", above.parent / f"{name}.py")

@@ -89,7 +89,7 @@ class Stage:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", (self.entry.kind, self.entry.digest))
 
-# %% ../../nbs/4_methods/03_registry.ipynb #a0fd3f19
+# %% ../../nbs/4_methods/03_registry.ipynb #5fd4f6e0
 @dataclass(frozen=True)
 class NoOptions:
     "A method that leaves no choice (our choice)"
@@ -114,6 +114,9 @@ class Method:
     inputs: Callable[[Any, Settings], tuple[str, ...]] = (
         lambda options, settings: ()
     )  # further data sets it reads
+    captions: Callable[[Any], tuple[str, ...]] = (
+        lambda options: ()
+    )  # whose texts it reads: "quality", "aesthetics", "comments"
     stages: Callable[[Any, int, Settings], list[Stage]] = (
         _nothing  # options, seed, settings -> made first, in order
     )

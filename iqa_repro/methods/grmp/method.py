@@ -109,7 +109,7 @@ def _fit_one(job):
 def _score(model: GRMPIQA, profile: Any, dataset: str, part: pd.DataFrame) -> Tensor:
     return score_images(model, images_of(dataset, part, profile))
 
-# %% ../../../nbs/4_methods/grmp/08_method.ipynb #2d1c4889
+# %% ../../../nbs/4_methods/grmp/08_method.ipynb #c7973740
 def _story(options, settings):
     recipe = recipe_of(options.recipe, settings.profile)
     return {f.name: getattr(recipe, f.name) for f in fields(Recipe)[1:]}
@@ -137,6 +137,6 @@ METHODS = (
         _rules,
         _story,
         _inputs,
-        _stages,
+        stages=_stages,
     ),
 )

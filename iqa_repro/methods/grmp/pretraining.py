@@ -6,7 +6,8 @@
 __all__ = ['VARIANTS', 'TASK_SETS', 'recipe_of', 'build_variant', 'meta_tasks', 'meta_settings', 'prompts_stage', 'meta_model',
            'meta_curve']
 
-# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #9956ee63
+# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #c25910d6
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -110,14 +111,14 @@ def meta_settings(
         sizes = (whole.meta_epochs, meta.tasks_per_step, whole.support, whole.query)
     return MetaSettings(rate, meta.outer_lr, *((1, meta.tasks_per_step, 2, 2) if settings.smoke else sizes))
 
-# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #a7bb2d45
+# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #e9e3636d
 def prompts_stage(
     variant: str,  # a key of VARIANTS that is trained
     settings: Settings,  # of the run
     seed: int,  # of prompts, tasks, samples and crops
     recipe: str = "paper",  # a key of grmp.recipes.RECIPES, changes included
-    clip: Backbone | None = None,  # shared; None: the profile's own
-    weights: str = "",  # what decides the weights of `clip`; empty: the profile's own
+    clip: Callable[[], Backbone] | None = None,  # loads other weights than the profile's
+    weights: str = "",  # what decides these weights
 ) -> Stage:  # made once
     "The training of a variant's prompts (GRMP-IQA §3.3)"
     profile, chosen = settings.profile, recipe_of(recipe, settings.profile)
@@ -139,10 +140,10 @@ def prompts_stage(
     train = lambda folder: _train(folder, variant, settings, seed, recipe, clip)
     return Stage(f"prompts: {variant}, recipe {recipe}, seed {seed}", entry, lambda: entry.make(train))
 
-# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #61c04606
+# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #dafa250a
 def _train(folder, variant, settings, seed, recipe, clip):
     "Train a variant and write it with its curve; a killed training resumes from its state"
-    model = build_variant(variant, settings.profile, seed, recipe, clip)
+    model = build_variant(variant, settings.profile, seed, recipe, clip() if clip else None)
     sizes, tasks = meta_settings(settings, variant, model.recipe), meta_tasks(settings.profile, model.recipe)
     train = encoder_parameters if variant == "meta, no prompt" else prompt_parameters
     draw, state = torch_generator(seed, "meta", variant), Path(folder, "unfinished.safetensors")
@@ -169,7 +170,7 @@ def _watch(recipe, profile):  # leaky: labels of a judging set choose the prompt
     table, images = pictures_of("livec", profile)
     return lambda model: float(spearmanr(score_images(model, images), quality_of(table)).statistic)
 
-# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #fbb3354e
+# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #22ff04a4
 def meta_model(
     variant: str,  # a key of VARIANTS
     settings: Settings,  # of the run
@@ -183,7 +184,7 @@ def meta_model(
     model = build_variant(variant, settings.profile, seed, recipe, clip)
     if VARIANTS[variant][0] is None:
         return model.requires_grad_(False)
-    stage = prompts_stage(variant, settings, seed, recipe, clip, weights)
+    stage = prompts_stage(variant, settings, seed, recipe, lambda: clip, weights)
     stage.make()
     again = load_model(stage.entry.folder / "model.safetensors", clip).requires_grad_(False)
     again.recipe = model.recipe  # settings of tuning have no part in these weights

@@ -185,9 +185,16 @@ def _train_adapters(jobs, models, sizes, watches):
             histories[i] = history
     return histories
 
-# %% ../../../nbs/4_methods/uniqa/05_method.ipynb #13a8368f
+# %% ../../../nbs/4_methods/uniqa/05_method.ipynb #dda7b17b
 def _stages(options: UniQAOptions, seed: int, settings: Settings) -> list[Stage]:
     return corpus_stages(options.corpus, settings)
+
+
+def _captions(
+    options: UniQAOptions,
+) -> tuple[str, ...]:  # comments are judged by a CLIP that read about aesthetics
+    parts = options.corpus.parts
+    return tuple(dict.fromkeys((*parts, *(("aesthetics",) if "comments" in parts else ()))))
 
 
 def _story(
@@ -206,6 +213,7 @@ METHODS = (
         UniQAOptions,
         _rules,
         _story,
+        captions=_captions,
         stages=_stages,
         alike=lambda options: None if options.unfrozen else options,
     ),
