@@ -38,9 +38,7 @@ def text_cam(
     clip: Backbone,  # image tower of plain ViT form
     images: Tensor,  # (n, 3, s, s) in [0, 1], s the model's input size
     prompt: str,  # one sentence, such as "blurry image"
-    layer: Callable = lambda visual: (
-        visual.transformer.resblocks[-1].ln_1
-    ),  # image tower → the layer that is read
+    layer: Callable = lambda visual: visual.transformer.resblocks[-1].ln_1,  # tower → layer that is read
     allow_empty: bool = False,  # return maps of zeros instead of refusing them
 ) -> np.ndarray:  # (n, s, s) float32 in [0, 1]
     "Grad-CAM of a sentence (UniQA Fig. 5)"
@@ -52,10 +50,8 @@ def text_cam(
         cam.compute_input_gradient = True  # else nothing in a frozen model asks for gradients
         maps = cam(images, target)
     if (empty := np.flatnonzero(maps.max((1, 2)) == 0)).size and not allow_empty:
-        which = f"for pictures {empty[:5].tolist()} of {len(images)}"
-        raise ValueError(
-            f"the map of {prompt!r} is all zero {which}: no patch of this layer speaks for the sentence"
-        )
+        empties = f"is all zero for pictures {empty[:5].tolist()} of {len(images)}"
+        raise ValueError(f"the map of {prompt!r} {empties}: no patch of this layer speaks for the sentence")
     return maps
 
 # %% ../../nbs/6_figures/09_attention_maps.ipynb #65d9e873
@@ -105,9 +101,7 @@ def _spoilt_maps(clip, fault, side, places, prompt):  # (n, s, s): maps of windo
 
 
 def spoilt_rows(
-    job: tuple[
-        Diet, str, int, str, int
-    ],  # captions of the CLIP, its name, repeat, prompt, windows a photograph
+    job: tuple[Diet, str, int, str, int],  # diet, name in the table, repeat, prompt, windows a photograph
 ) -> list[dict]:  # rows for Run.append: one a window and fault
     "Mass of a sentence's map on the distorted half, mean of left and right; `empty`: how many are zero (UniQA Fig. 5)"
     diet, method, split, prompt, windows = job
@@ -118,8 +112,7 @@ def spoilt_rows(
         shares = np.mean([spoilt_share(part, side) for part, side in zip(maps, sides, strict=True)], axis=0)
         empty = np.sum([~part.any((1, 2)) for part in maps], axis=0)
         for (name, cut), value, nothing in zip(places, shares, empty, strict=True):
-            row = dict(
-                dataset="photographs", method=method, setting=fault, picture=f"{name}, {cut}", split=split
-            )
-            rows.append(row | dict(seed=diet.seed, metric="share", value=float(value), empty=int(nothing)))
+            row = dict(dataset="photographs", method=method, setting=fault, picture=f"{name}, {cut}")
+            row |= dict(split=split, seed=diet.seed, metric="share")
+            rows.append(row | dict(value=float(value), empty=int(nothing)))
     return rows

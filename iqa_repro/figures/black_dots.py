@@ -75,10 +75,8 @@ def black_dots(
     tolerance: float = TOLERANCE,  # of the quality, in unit ranks
 ) -> np.ndarray:  # (n,) bool
     "Images whose scene is sure and whose quality is wrong (GRMP-IQA Fig. 1b)"
-    sure, wrong = (
-        sure_of_scene(scene_logits, scene, confidence),
-        wrong_quality(prediction, quality, tolerance),
-    )
+    sure = sure_of_scene(scene_logits, scene, confidence)
+    wrong = wrong_quality(prediction, quality, tolerance)
     if len(sure) != len(wrong):
         raise ValueError(f"scene logits and predictions must pair up, got {len(sure)} and {len(wrong)}")
     return sure & wrong

@@ -52,9 +52,7 @@ def part_of(
 @contextmanager
 def watch_shapes(
     modules: dict[Hashable, nn.Module],  # name → module
-) -> Iterator[
-    dict[Hashable, tuple[tuple, tuple]]
-]:  # name → shapes of input and output, once the module has run
+) -> Iterator[dict[Hashable, tuple[tuple, tuple]]]:  # name → shapes in and out, once it has run
     "Record what enters and leaves modules inside the block (our choice)"
     seen: dict[Hashable, tuple[tuple, tuple]] = {}
 

@@ -61,22 +61,20 @@ def mark_words(
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #05e7159e
 KEY_WORDS = (  # our choice, after the instructions (Figs 13, 15) and Table 10
-    *"resolution, sharp*, blur*, nois*, grain*, speckle*, clean, focus*, detail*, edges, crisp, soft".split(
+    *"resolution, sharp*, blur*, nois*, grain*, speckle*, clean, focus*, detail*, edges, crisp".split(", "),
+    *"soft, bright*, dark*, dim, lit, well-lit, light*, expos*, overexposed, underexposed, contrast".split(
         ", "
     ),
-    *"bright*, dark*, dim, lit, well-lit, light*, expos*, overexposed, underexposed, contrast".split(", "),
     *"tone*, flat, color*, colour*, saturat*, oversaturated, dull, black and white".split(", "),
     *"artifact*, compress*, block*, distort*, content, composition, composed, balanced".split(", "),
     *"unbalanced, clutter*, uncluttered, framing, bare, empty, extremely, fairly, slightly".split(", "),
 )
 _GOOD = "good, great, perfect, excellent, impressive, high quality, high-quality, extremely high-quality"
-_BAD = (
-    "bad, poor, low quality, low-quality, extremely low-quality, not good, not satisfactory, unsatisfactory"
-)
+_BAD = "bad, poor, low quality, low-quality, extremely low-quality, not good, not satisfactory"
 VERDICT_WORDS = {  # word → side; paper §3.2, Table 10 and Fig. 13
     **dict.fromkeys(f"{_GOOD}, appealing, pleasing".split(", "), 1),
     **dict.fromkeys(("fair", "average"), 0),
-    **dict.fromkeys(f"{_BAD}, not appealing, unappealing".split(", "), -1),
+    **dict.fromkeys(f"{_BAD}, unsatisfactory, not appealing, unappealing".split(", "), -1),
 }
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #00b8ee0e
@@ -102,10 +100,9 @@ def pictured_captions(
     captions = generated_captions(task, profile, guided)
     captions = captions[(captions["guided"] == guided) & (captions["kind"] == task)]
     if captions.empty:
-        kind, make = "guided" if guided else "unguided", "write_captions and caption_requests"
-        raise ValueError(
-            f"no {kind} captions for {task} in profile {profile!r}; {make}(…, guided={guided}) make them"
-        )
+        kind = "guided captions" if guided else "unguided captions"
+        make = f"make them with write_captions and caption_requests(…, guided={guided})"
+        raise ValueError(f"profile {profile!r} has no {kind} for {task}; {make}")
     levels = [level_of(q, 0, 1, order=order) for q in table["quality"]]
     facts = pd.DataFrame({"path": table["image"], "mos": table["mos"], "level": levels})
     facts["image"] = [os.path.relpath(path, table.attrs["facts"]["root"]) for path in table["image"]]
@@ -142,9 +139,8 @@ def printed_instructions() -> (
 def _advance(piece, mark, size):  # inches; between two letters, so that blanks count
     _, weight, style, _ = MARKS[mark]
     font = FontProperties(family=STYLE["font.family"], size=size, weight=weight, style=style)
-    both, none = (
-        text_to_path.get_text_width_height_descent(text, font, False)[0] for text in (f"x{piece}x", "xx")
-    )
+    width = text_to_path.get_text_width_height_descent
+    both, none = (width(text, font, False)[0] for text in (f"x{piece}x", "xx"))
     return (both - none) / 72
 
 
@@ -180,10 +176,8 @@ def wrap_runs(
                 lines, room, gap = [*lines, []], width, []
             lines[-1] += gap + part
             room -= _wide(gap + part, size)
-    joined = (
-        [("".join(p for p, _ in same), m) for m, same in groupby(line, itemgetter(1))] for line in lines
-    )
-    return list(joined)
+    join = lambda same: "".join(piece for piece, _ in same)
+    return [[(join(same), mark) for mark, same in groupby(line, itemgetter(1))] for line in lines]
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #2e296244
 MARGIN, GAP, BANNER, LEADING = 0.05, 0.14, 0.16, 1.32  # inches, and line distance in type sizes (our choice)
@@ -194,17 +188,13 @@ class SheetEntry:
     "One image and the text next to it (our choice)"
 
     picture: np.ndarray | None  # (h, w, 3) float in [0, 1]; None: text alone
-    blocks: list[
-        list[list[tuple[str, str | None]]]
-    ]  # columns of text: lists of paragraphs, which are lists of runs
+    blocks: list[list[list[tuple[str, str | None]]]]  # columns of paragraphs of runs
 
 
 def _fill(entry, width, side, size):  # left edge of the text, width of a block, lines of each block
     start = 0.0 if entry.picture is None else side + GAP
     wide = (width - start - GAP * (len(entry.blocks) - 1)) / len(entry.blocks)
-    filled = [
-        [line for p in block for line in [*wrap_runs(p, wide, size), []]][:-1] for block in entry.blocks
-    ]
+    filled = [[line for p in b for line in [*wrap_runs(p, wide, size), []]][:-1] for b in entry.blocks]
     return start, wide, filled
 
 

@@ -49,9 +49,7 @@ def unit_ranks(
         raise TypeError(f"scores must be a pandas Series with the pictures as index, got {kind}")
     name, n, bad = scores.name or "scores", len(scores), ~np.isfinite(scores.astype(float))
     if (twice := scores.index.duplicated()).any():
-        raise ValueError(
-            f"{name}: picture {scores.index[twice][0]!r} is there twice; give one score a picture"
-        )
+        raise ValueError(f"{name}: picture {scores.index[twice][0]!r} is there twice; keep one score")
     if bad.any():
         first = f"first that of {scores.index[bad][0]!r}; drop or repair them"
         raise ValueError(f"{name}: {int(bad.sum())} of {n} scores are NaN or infinite, {first}")
@@ -92,9 +90,7 @@ def gmad_pairs(
     levels: int = LEVELS,  # parts of the defender's order
     at: tuple[int, ...] | None = None,  # which levels, 0 the lowest, -1 the highest; None: all
     pairs: int = 1,  # pairs a level, the largest difference first
-) -> (
-    pd.DataFrame
-):  # attacker, defender, level (1 = lowest), pair, better, worse, unit ranks of both, the attacker's gap
+) -> pd.DataFrame:  # attacker, defender, level (1 = lowest), pair, better, worse, unit ranks, attacker's gap
     "Images that are equal to the defender and most different to the attacker (Ma et al. 2016b; GRMP-IQA Fig. 5)"
     attack, defence = unit_ranks(attacker), unit_ranks(defender)
     _check_attack(attack, defence, levels, at or (), pairs)
@@ -103,9 +99,9 @@ def gmad_pairs(
     for level in range(levels) if at is None else [level % levels for level in at]:
         order = attack[place == level].sort_values(kind="stable").index
         if len(order) < 2 * pairs:
-            needed = f"{2 * pairs} are needed: take fewer levels or pairs, or more pictures"
+            lack = f"has {len(order)} of {len(defence)} pictures, {2 * pairs} are needed"
             raise ValueError(
-                f"level {level + 1} of {levels} has {len(order)} of {len(defence)} pictures, {needed}"
+                f"level {level + 1} of {levels} {lack}: take fewer levels or pairs, or more pictures"
             )
         for k in range(pairs):
             rows.append(_pair(attack, defence, level + 1, k + 1, order[-1 - k], order[k]))
@@ -117,9 +113,7 @@ def gmad_contest(
     quality: pd.Series | None = None,  # human scores of these images, higher is better; None: not known
     levels: int = LEVELS,  # parts of each defender's order
     pairs: int = 1,  # pairs a level
-) -> (
-    pd.DataFrame
-):  # one row a direction: attacker, defender, pairs, claimed and, with quality, difference, agreed
+) -> pd.DataFrame:  # attacker, defender, pairs, claimed and, with quality, difference, agreed
     "Every scorer against every other, summed up over all levels (Ma et al. 2016b; the sums are our choice)"
     if len(scores) < 2:
         raise ValueError(f"a contest needs two scorers, got {list(scores)}")

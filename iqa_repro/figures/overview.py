@@ -25,9 +25,7 @@ from ..methods.grmp.qgr import quality_loss, regularize_gradients, semantic_loss
 # %% ../../nbs/6_figures/05_overview.ipynb #1c64c85d
 def flow_shapes(
     model: GRMPIQA,  # any
-) -> dict[
-    tuple[str, str, int], tuple
-]:  # (tower, part, layer) → shape after it, of one image and all sentences
+) -> dict[tuple[str, str, int], tuple]:  # (tower, part, layer) → shape after it, of one image, all sentences
     "Shapes seen while one image and the quality sentences pass through (our choice)"
     clip, size, visual = model.clip.model, model.clip.image_size, model.clip.model.visual
     watched = {("image", "embedding", 0): visual.ln_pre, ("image", "last norm", 0): visual.ln_post}
@@ -80,11 +78,7 @@ def _count(tensors):  # numbers of each part, of pieces that are not all zero
     return counts
 
 # %% ../../nbs/6_figures/05_overview.ipynb #f1aa0e66
-_FLOW = (
-    "picture, sentences, scene sentences, embedding, prompt, prompt map, block, last norm, projection".split(
-        ", "
-    )
-)
+_FLOW = "picture/sentences/scene sentences/embedding/prompt/prompt map/block/last norm/projection".split("/")
 _TEACHER = ("teacher", "original CLIP", 0)
 
 
@@ -105,9 +99,7 @@ def _learning(model, blocks):  # column → numbers of each part: all, and those
 def describe_stages(
     model: GRMPIQA,  # is not changed
     blocks: int,  # tuned blocks of each tower in fine-tuning (paper §4.2: 4)
-) -> (
-    pd.DataFrame
-):  # tower, part, layer, tensors, shape, numbers; numbers that the gradient reaches: meta, tuned, semantic
+) -> pd.DataFrame:  # a row a part: tensors, shape, numbers; numbers that learn: meta, tuned, semantic
     "Every part, its shape, and how much of it learns from Eq. 3 in each stage and from Eq. 7 (GRMP-IQA Fig. 3)"
     model = copy.deepcopy(model).eval().requires_grad_(False)
     (sentences, length), scenes = model.text.tokens.shape, len(scene_prompts(model.recipe))
@@ -136,12 +128,7 @@ def group_layers(
 
 # %% ../../nbs/6_figures/05_overview.ipynb #5359b007
 _X = {"image": 0.24, "text": 0.51}  # left edges of the towers, all in the axes' units
-_WIDE, _SIDE, _HIGH, _STEP = (
-    0.25,
-    0.21,
-    0.07,
-    0.0915,
-)  # widths of towers and prompts, a box's height, a step up
+_WIDE, _SIDE, _HIGH, _STEP = 0.25, 0.21, 0.07, 0.0915  # widths of towers and prompts, height, a step up
 
 
 def _rows(table, tower, part, first=0, last=0):

@@ -91,9 +91,8 @@ def block_panels(
         figure, axes = plt.subplots(*shape, sharex="col", height_ratios=heights, figsize=size, squeeze=False)
         for line, (block, methods) in zip(axes, blocks.items(), strict=True):
             for ax, dataset in zip(line, datasets, strict=True):
-                _draw_lines(
-                    ax, chosen[(chosen["dataset"] == dataset) & (chosen["setting"] == block)], methods
-                )
+                part = chosen[(chosen["dataset"] == dataset) & (chosen["setting"] == block)]
+                _draw_lines(ax, part, methods)
             line[0].set_yticks(range(len(methods)), methods)
             line[0].set_title(block, loc="left")
         for ax, dataset in zip(axes[-1], datasets, strict=True):

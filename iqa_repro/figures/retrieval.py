@@ -81,17 +81,13 @@ def picture_margins(
     values, found = np.asarray(values, dtype=float), (np.asarray(good), np.asarray(bad))
     shapes = [places.shape for places in found]
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or 0 in shapes[0]:
-        raise ValueError(
-            f"expected two tables (pre-trainings, k) of positions, got {shapes[0]} and {shapes[1]}"
-        )
+        raise ValueError(f"expected two tables (pre-trainings, k), got {shapes[0]} and {shapes[1]}")
     counts = [np.bincount(places.ravel(), minlength=len(values)) / len(places) for places in found]
     return len(values) / shapes[0][1] * (counts[0] - counts[1]) * (values - values.mean())
 
 # %% ../../nbs/6_figures/08_retrieval.ipynb #ecb26f4d
 def retrieval_rows(
-    job: tuple[
-        str, Diet, str, int, tuple[str, ...], int
-    ],  # data set, captions of the CLIP, its name, repeat, queries, k
+    job: tuple[str, Diet, str, int, tuple[str, ...], int],  # data set, diet, method, repeat, queries, k
 ) -> list[dict]:  # rows for Run.append: one a query and place
     "The first k images of every query, with what people said and what can be measured (UniQA Figs. 4, 10–12)"
     dataset, diet, method, split, queries, k = job
@@ -103,11 +99,15 @@ def retrieval_rows(
         for place, (i, cosine) in enumerate(found, 1):
             path = Path(table["image"].iloc[i])
             looks = measure(read_image(path).permute(1, 2, 0).numpy())
-            row = dict(
-                dataset=dataset, method=method, setting=query, place=place, split=split, seed=diet.seed
+            row = dict(dataset=dataset, method=method, setting=query, place=place, split=split)
+            row |= dict(seed=diet.seed, metric="quality", value=float(quality[i]))
+            row |= dict(
+                image=path.name,
+                picture=i,
+                mos=float(table["mos"].iloc[i]),
+                cosine=cosine,
+                colour=looks.colour,
             )
-            row |= dict(metric="quality", value=float(quality[i]), image=path.name, picture=i)
-            row |= dict(mos=float(table["mos"].iloc[i]), cosine=cosine, colour=looks.colour)
             rows.append(row | dict(brightness=looks.brightness, sharpness=looks.sharpness))
     return rows
 
@@ -115,7 +115,7 @@ def retrieval_rows(
 def retrieval_sheet(
     lines: Sequence[
         tuple[str, Sequence[str | Path], Sequence[float]]
-    ],  # label, image files (best first), MOS of each
+    ],  # label, files (best first), MOS of each
     width: float = TWO_COLUMNS,  # inches
 ) -> Figure:
     "Images in lines, each with its MOS under it (UniQA Figs. 4, 10–12)"

@@ -26,14 +26,10 @@ def view_scenes(
     model: GRMPIQA,  # in evaluation mode
     images: Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1], or n files
     batch: int = 128,  # images at a time
-) -> tuple[
-    Tensor, Tensor
-]:  # (n, d) image features, mean over crops; (n, 9) scene logits in the order of SCENES
+) -> tuple[Tensor, Tensor]:  # (n, d) image features, mean over crops; (n, 9) logits in the order of SCENES
     "Image features and the model's own scene logits (GRMP-IQA Eq. 7)"
     if isinstance(images, Tensor) and (images.dim() != 4 or images.shape[1] != 3):
-        raise ValueError(
-            f"pictures must be (n, 3, h, w), got {tuple(images.shape)}; add the batch with [None]"
-        )
+        raise ValueError(f"pictures must be (n, 3, h, w), got {tuple(images.shape)}; add a batch with [None]")
     size, device = model.clip.image_size, model.text.context.device
 
     def encode(part):
@@ -63,9 +59,7 @@ def unlabelled_pictures(
 # %% ../../nbs/6_figures/03_scenes.ipynb #aa931002
 def dot_rows(
     job: tuple[Tuning, str],  # what is trained, its name in the table
-) -> tuple[
-    list[dict], pd.DataFrame, Tensor
-]:  # rows for Run.append; image, quality, dot of each image; (n, d) features
+) -> tuple[list[dict], pd.DataFrame, Tensor]:  # rows; image, quality, dot of each image; (n, d) features
     "Black dots among the images that a training had no label of (GRMP-IQA Fig. 1b)"
     tuning, method = job
     model, _ = tuned_model(tuning)

@@ -166,11 +166,7 @@ def rank_comments(
     return comments.assign(**made, air=air, kept=comments.index.isin(keep_captions(comments, "air", k).index))
 
 # %% ../../nbs/6_figures/06_unified_overview.ipynb #4ca670c2
-_RANKS = {
-    "ar": (0.79, "AR\n(Eq. 3)"),
-    "ir": (0.86, "IR\n(Eq. 4)"),
-    "air": (0.93, "AIR\n(Eq. 5)"),
-}  # place, head
+_RANKS = {"ar": (0.79, "AR\n(Eq. 3)"), "ir": (0.86, "IR\n(Eq. 4)"), "air": (0.93, "AIR\n(Eq. 5)")}
 
 
 def draw_purification(
@@ -247,14 +243,11 @@ def draw_adapter(
     rows |= {name: layers[layers["part"].str.startswith(name)] for name in ("fc.0", "fc.2", "score")}
     size = {name: short_number(int(part["numbers"].sum())) for name, part in rows.items()}
     last = {name: shape[-1] for name, shape in shapes.items()}
-    words = dict(
-        size=size, last=last, shape={name: "×".join(map(str, shape)) for name, shape in shapes.items()}
-    )
-    words |= {"crops": shapes["adapter in"][0], "prompts": shapes["text"][0]}
+    shape = {name: "×".join(map(str, numbers)) for name, numbers in shapes.items()}
+    crops, prompts, values = shapes["adapter in"][0], shapes["text"][0], [f"{value:g}" for _, value in levels]
+    words = dict(size=size, last=last, shape=shape, crops=crops, prompts=prompts)
     words |= {"relu": "\nReLU" * ("fc.3" in shapes), "sentences": "\n".join(f"“{s}”" for s, _ in levels)}
-    words |= {
-        k: ", ".join(f"{v:g}" for _, v in part) for k, part in (("low", levels[:3]), ("high", levels[3:]))
-    }
+    words |= {"low": ", ".join(values[:3]), "high": ", ".join(values[3:])}
     axes.set(xlim=(-0.005, 1.005), ylim=(0, 1))
     axes.set_axis_off()
     for name, (*place, text) in _BOXES.items():
