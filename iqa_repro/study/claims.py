@@ -19,7 +19,7 @@ from .metrics import median_over_splits
 # %% ../../nbs/5_study/02_claims.ipynb #253cb499
 RESAMPLES = 9_999  # our choice: SciPy's default
 CONFIDENCE = 0.95  # our choice
-FEWEST_SPLITS = 3  # our choice: two splits have no spread worth the name
+FEWEST_SPLITS = 3  # our choice: the spread of two splits means little
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Claim:
     sentence: str  # in words
     predicate: Callable[
         [pd.DataFrame], bool | np.ndarray | None
-    ]  # rows → True, False, margins (n,), > 0 in favour, or None: not measured
+    ]  # rows → True, False, margins > 0 in favour, None
     source: str  # where the paper says it, such as 'GRMP-IQA §4.6, Table 6'
 
-
+# %% ../../nbs/5_study/02_claims.ipynb #be09aef0
 def judge(
     claim: Claim,  # what to judge
     rows: pd.DataFrame,  # the run's rows, or any table that the predicate understands
@@ -41,16 +41,15 @@ def judge(
     "'holds', 'does not hold' or 'undecided', with the numbers (our choice: bootstrap interval of the mean margin)"
     answer = claim.predicate(rows)
     result = {"sentence": claim.sentence, "source": claim.source}
-    if answer is None:  # nobody measured what the claim is about
+    if answer is None:  # nothing was measured
         return {**result, "verdict": "undecided", "margin": None, "low": None, "high": None, "n": 0}
     if isinstance(answer, bool | np.bool_):
         verdict = "holds" if answer else "does not hold"
         return {**result, "verdict": verdict, "margin": None, "low": None, "high": None, "n": None}
     margins = np.asarray(answer, dtype=float)
     if margins.ndim != 1 or not margins.size or not np.isfinite(margins).all():
-        raise ValueError(
-            f"claim {claim.sentence!r}: margins must be a non-empty finite list, got {margins.tolist()}"
-        )
+        got = f"margins must be a non-empty finite list, got {margins.tolist()}"
+        raise ValueError(f"claim {claim.sentence!r}: {got}")
     numbers = {"margin": float(margins.mean()), "low": None, "high": None, "n": margins.size}
     if margins.size < FEWEST_SPLITS:
         return {**result, "verdict": "undecided", **numbers}
@@ -61,6 +60,18 @@ def judge(
     return {**result, "verdict": verdict, **numbers, "low": float(interval.low), "high": float(interval.high)}
 
 # %% ../../nbs/5_study/02_claims.ipynb #5008ce9f
+def _by_split(rows, method):  # index split
+    part = rows[rows["method"] == method]
+    if part.empty:
+        raise ValueError(f"no rows of method {method!r}; there are {rows['method'].unique().tolist()}")
+    if part["split"].duplicated().any():
+        ignored = ("method", "split", "seed", "value")
+        varying = [c for c in part.columns if c not in ignored and part[c].nunique(dropna=False) > 1]
+        differ = f"several rows a split, which differ in {varying}"
+        raise ValueError(f"{method!r} has {differ}; narrow them with `where`")
+    return part.set_index("split")["value"]
+
+
 def paired_differences(
     rows: pd.DataFrame,  # columns method, split, value and conditions
     above: str,  # a method
@@ -74,24 +85,11 @@ def paired_differences(
             have = rows[column].unique().tolist() if column in rows.columns else list(rows.columns)
             raise ValueError(f"no rows with {column}={value!r}; there are {have}")
         chosen = chosen[chosen[column] == value]
-    scores = {}
-    for method in (above, below):
-        part = chosen[chosen["method"] == method]
-        if part.empty:
-            raise ValueError(f"no rows of method {method!r}; there are {chosen['method'].unique().tolist()}")
-        if part["split"].duplicated().any():
-            ignored = ("method", "split", "seed", "value")
-            varying = [c for c in part.columns if c not in ignored and part[c].nunique(dropna=False) > 1]
-            raise ValueError(
-                f"{method!r} has several rows a split, which differ in {varying}; narrow them with `where`"
-            )
-        scores[method] = part.set_index("split")["value"]
-    if set(scores[above].index) != set(scores[below].index):
-        splits = [sorted(scores[m].index.tolist()) for m in (above, below)]
-        raise ValueError(
-            f"{above!r} and {below!r} must have the same splits, got {splits[0]} and {splits[1]}"
-        )
-    return (scores[above] - scores[below]).sort_index()
+    first, second = (_by_split(chosen, method) for method in (above, below))
+    if set(first.index) != set(second.index):
+        splits = f"got {sorted(first.index.tolist())} and {sorted(second.index.tolist())}"
+        raise ValueError(f"{above!r} and {below!r} must have the same splits, {splits}")
+    return (first - second).sort_index()
 
 # %% ../../nbs/5_study/02_claims.ipynb #0aea2c72
 def _gains(above, below, where, rows):
@@ -107,43 +105,26 @@ def judge_order(
 ) -> list[dict]:  # one verdict a pair, ready for claims.json
     "Judge 'A above B' for each pair on paired splits (our choice: see `judge`)"
     condition = ", ".join(f"{column} {value}" for column, value in where.items())
-    claims = [
-        Claim(
-            f"{a} above {b} ({condition})",
-            partial(_gains, a, b, where),
-            source,
-        )
-        for a, b in pairs
-    ]
+    claims = [Claim(f"{a} above {b} ({condition})", partial(_gains, a, b, where), source) for a, b in pairs]
     return [judge(claim, rows, seed) for claim in claims]
 
 # %% ../../nbs/5_study/02_claims.ipynb #5743e1ef
-def compare(
-    rows: pd.DataFrame,  # the run's rows; `setting`, or `shots` with 0 = zero-shot, names the column
-    printed: pd.DataFrame,  # of study.printed: method, dataset, setting, metric, value
-) -> pd.DataFrame:  # method, dataset, setting, metric, paper, ours, iqr, n, delta, verdict
-    "Printed value and our median side by side; a stand-in is never given a verdict (our choice)"
+_KEYS = ["method", "dataset", "setting", "metric"]
+
+
+def _our_medians(rows):  # the condition's columns, ours, iqr, n, stand_in
     ours = rows.assign(dataset=rows["dataset"].str.removeprefix("embedded:"))
     stand_in = rows["dataset"].str.startswith("embedded:")
     ours["stand_in"] = stand_in | rows["stand_in"].astype(bool) if "stand_in" in rows else stand_in
     if "setting" not in ours:
         ours["setting"] = ours["shots"].map(lambda n: str(int(n)) if n else "zero-shot")
-    keys = ["method", "dataset", "setting", "metric"]
     medians = median_over_splits(ours).rename(columns={"median": "ours"})
-    if (twice := medians.duplicated(keys)).any():
-        varying = [
-            c for c in medians.columns if c not in (*keys, "ours", "iqr", "n") and medians[c].nunique() > 1
-        ]
-        raise ValueError(
-            f"{medians.loc[twice, keys].iloc[0].to_dict()} is there twice, rows differ in {varying}; choose one"
-        )
-    paper = printed[[*keys, "value"]].rename(columns={"value": "paper"})
-    table = paper.merge(medians[[*keys, "ours", "iqr", "n", "stand_in"]], on=keys, how="outer", sort=False)
-    order = pd.concat([paper[keys], medians[keys]]).drop_duplicates()
-    table = order.merge(table, on=keys)  # the paper's order, then ours
-    table["n"], table["delta"] = table["n"].astype("Int64"), table["ours"] - table["paper"]
-    table["verdict"] = table.apply(_verdict, axis=1)
-    return table[[*keys, "paper", "ours", "iqr", "n", "delta", "verdict"]]
+    if (twice := medians.duplicated(_KEYS)).any():
+        conditions = [c for c in medians.columns if c not in (*_KEYS, "ours", "iqr", "n")]
+        varying = [c for c in conditions if medians[c].nunique() > 1]
+        first = medians.loc[twice, _KEYS].iloc[0].to_dict()
+        raise ValueError(f"{first} is there twice, rows differ in {varying}; choose one")
+    return medians[[*_KEYS, "ours", "iqr", "n", "stand_in"]]
 
 
 def _verdict(line: pd.Series) -> str:
@@ -158,3 +139,18 @@ def _verdict(line: pd.Series) -> str:
     if abs(line["delta"]) <= line["iqr"] + 0.0005:
         return "within"
     return "above" if line["delta"] > 0 else "below"
+
+# %% ../../nbs/5_study/02_claims.ipynb #6fec4faa
+def compare(
+    rows: pd.DataFrame,  # the run's rows; `setting`, or `shots` with 0 = zero-shot, names the column
+    printed: pd.DataFrame,  # of study.printed: method, dataset, setting, metric, value
+) -> pd.DataFrame:  # method, dataset, setting, metric, paper, ours, iqr, n, delta, verdict
+    "Printed value and our median side by side; a stand-in is never given a verdict (our choice)"
+    medians = _our_medians(rows)
+    paper = printed[[*_KEYS, "value"]].rename(columns={"value": "paper"})
+    table = paper.merge(medians, on=_KEYS, how="outer", sort=False)
+    order = pd.concat([paper[_KEYS], medians[_KEYS]]).drop_duplicates()
+    table = order.merge(table, on=_KEYS)  # the paper's order, then ours
+    table["n"], table["delta"] = table["n"].astype("Int64"), table["ours"] - table["paper"]
+    table["verdict"] = table.apply(_verdict, axis=1)
+    return table[[*_KEYS, "paper", "ours", "iqr", "n", "delta", "verdict"]]
