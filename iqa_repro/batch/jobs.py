@@ -200,12 +200,26 @@ def _make(job, graph, files):
             shown = {"file": bar, "bar_format": "{n_fmt}/{total_fmt}", "mininterval": 0}
             run_experiment(job["name"], graph["profile"], graph["smoke"], progress=shown)
     else:
-        from iqa_repro.batch.stages import (
-            Stage,
-            make_stage,
-        )  # seconds; notebooks import it in their own process
+        _fill(job, graph)
 
-        make_stage(Stage(job["kind"], job["spec"]), graph["profile"], graph["smoke"])
+
+def _fill(job, graph):  # the memo
+    from iqa_repro.batch.graph import all_trials  # seconds; notebooks import it in their own process
+    from iqa_repro.batch.needs import ARTEFACTS
+    from iqa_repro.clip.inputs import load_settings
+    from iqa_repro.study.protocol import train_trials
+
+    settings, names = load_settings(graph["profile"], graph["smoke"]), graph["names"]
+    if job["kind"] == "share":
+        i, n = map(int, job["spec"].split("/"))
+        list(train_trials(all_trials(names, settings)[i - 1 :: n], settings))
+        return
+    for stage in (stage for name in names for stage in ARTEFACTS[name].shared(settings)):
+        if stage.key == (job["kind"], job["spec"]):
+            return stage.make()
+    raise ValueError(
+        f"no artefact of {names} reads the stage {job['name']}; plan again with iqa-repro reproduce"
+    )
 
 # %% ../../nbs/8_batch/05_jobs.ipynb #fd9cacbe
 def end_with(

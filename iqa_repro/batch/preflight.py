@@ -19,9 +19,10 @@ import torch
 
 from ..clip.backbone import OPENAI_SHA256, weights_file
 from ..core.paths import cache_root, data_root, project_root, sha256_of
-from ..core.profiles import load_profile
+from ..clip.inputs import Settings, load_settings
+from ..core.profiles import Profile, load_profile
 from ..data.catalog import DATASETS, LIQE_SCENES, load_dataset
-from .needs import NEEDS, artefact_needs, estimate_time, probe
+from .needs import ARTEFACTS, artefact_work, estimate_time, probe
 from .workload import Work, clip_config, merge_work, parameter_count, picture_count
 from ..captions.files import caption_lines
 from ..captions.instructions import PROMPTS
@@ -39,10 +40,10 @@ class Finding(NamedTuple):
 
 # %% ../../nbs/8_batch/02_preflight.ipynb #df71a72c
 def find_weights(
-    profile: str,  # name or file of a profile
+    profile: Profile,  # what is asked about
 ) -> Finding:
     "Where the profile's CLIP comes from, and whether it is the right file (peers.md §5)"
-    name, given = load_profile(profile).clip.name, load_profile(profile).clip.pretrained
+    name, given = profile.clip.name, profile.clip.pretrained
     if given == "random":
         return Finding(
             "warning", "random weights: it runs, the numbers mean nothing", "set [clip] pretrained"
@@ -98,12 +99,12 @@ def _own_weights(name, path):
 # %% ../../nbs/8_batch/02_preflight.ipynb #654da5c1
 def find_dataset(
     dataset: str,  # a key of DATASETS
-    profile: str,  # name or file of a profile
+    profile: Profile,  # what is asked about
     root: str | Path | None = None,  # folder with one folder for each set; None: `data_root()`
     columns: Iterable[str] = (),  # what the table must have beside pictures and scores
 ) -> Finding:
     "Whether a set is there, whole, and has what is asked of it (our choice)"
-    if load_profile(profile).data.source == "embedded":
+    if profile.data.source == "embedded":
         return Finding("ok", "stand-in, made on first use")
     root = data_root() if root is None else Path(root).expanduser()
     folder = root / dataset.removesuffix("_captions")  # captioned pictures are those of FLIVE and AVA
@@ -137,15 +138,15 @@ def find_dataset(
 # %% ../../nbs/8_batch/02_preflight.ipynb #80e7d3f1
 def find_captions(
     task: str,  # "quality" or "aesthetics"
-    profile: str,  # name or file of a profile
+    profile: Profile,  # what is asked about
     unguided: bool = False,  # also those whose captioner was not told the score
 ) -> Finding:
     "Whether the captions of a task are there, and how many (UniQA §3.2)"
-    choice = load_profile(profile).captions
+    choice = profile.captions
     if choice.captioner == "embedded":
         return Finding("ok", "made by the embedded captioner on first use")
     dataset, path = getattr(choice, task), project_root() / choice.captioner.format(task=task)
-    write = f"write_captions(caption_requests(captioned_pictures('{task}', '{profile}'), '{task}'), …): nbs/3_captions/02_captioners, 03_caption_files"
+    write = f"write_captions(caption_requests(captioned_pictures('{task}', load_profile('{profile}')), '{task}'), …): nbs/3_captions/02_captioners, 03_caption_files"
     if not path.is_file():
         return Finding("missing", f"no {path.name} in {path.parent}, for {dataset}", write)
     try:
@@ -172,24 +173,24 @@ def find_captions(
 def memory_need(
     kind: str,  # a key of KINDS
     batch: int,  # crops, pairs or sentences at a time
-    profile: str,  # name or file of a profile
+    profile: Profile,  # what is asked about
 ) -> float:  # GiB on the device
     "Memory of a step, estimated from its sizes (our choice, formula above)"
-    config, loaded, p = clip_config(profile), load_profile(profile), parameter_count(profile)
+    config, p = clip_config(profile), parameter_count(profile)
     vision, text = config["vision_cfg"], config["text_cfg"]
     tokens = (
         (vision["image_size"] // vision["patch_size"]) ** 2
         + 1
-        + loaded.prompts.visual_tokens * (kind in ("prompts", "tune"))
+        + profile.prompts.visual_tokens * (kind in ("prompts", "tune"))
     )
     towers = {
         "image": (tokens * vision["width"], vision["layers"]),
         "text": (text["context_length"] * text["width"], text["layers"]),
     }
-    tuned = {"tune": loaded.finetune.blocks, "pair": 10**6, "prompts": 10**6}.get(kind, 1)
+    tuned = {"tune": profile.finetune.blocks, "pair": 10**6, "prompts": 10**6}.get(kind, 1)
     used = {"text": ("text",), "coop": ("text",), "pair": ("image", "text")}.get(kind, ("image",))
     states = sum(20 * batch * size * min(tuned, layers) for size, layers in (towers[name] for name in used))
-    blocks = 12 * loaded.finetune.blocks * (vision["width"] ** 2 + text["width"] ** 2)
+    blocks = 12 * profile.finetune.blocks * (vision["width"] ** 2 + text["width"] ** 2)
     learned = {"pair": p, "tune": blocks}.get(kind, 0)
     models = {"tune": 3, "pair": 2, "prompts": 2}.get(kind, 1)
     return 4 * (models * p + 4 * learned + states) / 2**30
@@ -197,10 +198,10 @@ def memory_need(
 # %% ../../nbs/8_batch/02_preflight.ipynb #5d88a0a3
 def find_memory(
     works: list[Work],  # of one artefact
-    profile: str,  # name or file of a profile
+    profile: Profile,  # what is asked about
 ) -> Finding:
     "Whether the heaviest step fits on the device (our choice: an estimate)"
-    device = load_profile(profile).clip.device
+    device = profile.clip.device
     wants_gpu, there = device != "cpu", torch.cuda.is_available()
     if device.startswith("cuda") and not there:
         return Finding(
@@ -231,7 +232,7 @@ def find_memory(
         1, int(batch * (0.8 * free - memory_need(kind, 0, profile)) / (need - memory_need(kind, 0, profile)))
     )
     fit = (
-        f"lower CHUNK of iqa_repro.study.unified to {chunk}"
+        f"lower CHUNK of iqa_repro.methods.uniqa.corpus to {chunk}"
         if kind == "pair"
         else f"lower the batch of {batch} to {chunk} in the profile"
     )
@@ -240,7 +241,7 @@ def find_memory(
 # %% ../../nbs/8_batch/02_preflight.ipynb #3e4df3b7
 def find_disk(
     works: list[Work],  # of one artefact, or of several
-    profile: str,  # name or file of a profile
+    profile: Profile,  # what is asked about
 ) -> Finding:
     "Whether what is kept fits on the disk of the cache (our choice: an estimate)"
     state = 3 * 4 * parameter_count(profile) if any(w.kind == "pair" for w in works) else 0
@@ -256,14 +257,14 @@ def find_disk(
 
 # %% ../../nbs/8_batch/02_preflight.ipynb #941ab8fe
 def check_needs(
-    names: Iterable[str],  # paper/artefact, keys of NEEDS
-    profile: str,  # name or file of a profile
+    names: Iterable[str],  # paper/artefact, keys of ARTEFACTS
+    settings: Settings,  # of the run
     root: str | Path | None = None,  # folder with one folder for each data set; None: `data_root()`
 ) -> pd.DataFrame:  # a row an artefact and thing: artefact, kind, thing, state, says, todo
     "What each artefact needs, and whether it is there (our choice)"
     if isinstance(names, str):
         raise TypeError(f"names is a list of artefacts, got the text {names!r}; pass [{names!r}]")
-    known, rows = {}, []
+    profile, known, rows = settings.profile, {}, []
 
     def find(key, look):  # each thing is looked at once
         if key not in known:
@@ -271,13 +272,14 @@ def check_needs(
         return known[key]
 
     for name in names:
-        needs, works = artefact_needs(name, profile)
+        works = artefact_work(name, settings)
+        needs = ARTEFACTS[name]
         things = (
-            [("weights", load_profile(profile).clip.name, find("weights", lambda: find_weights(profile)))]
+            [("weights", profile.clip.name, find("weights", lambda: find_weights(profile)))]
             if needs.weights
             else []
         )
-        for dataset in needs.tables(profile):
+        for dataset in needs.datasets(settings):
             columns = needs.columns.get(dataset, ())
             things.append(
                 (
@@ -286,7 +288,7 @@ def check_needs(
                     find((dataset, columns), lambda d=dataset, c=columns: find_dataset(d, profile, root, c)),
                 )
             )
-        for task in (task for task in needs.captions if task != "comments"):
+        for task in (task for task in needs.captions(settings) if task != "comments"):
             unguided = needs.unguided
             things.append(
                 (
@@ -327,18 +329,18 @@ class Diagnosis(NamedTuple):
 
 
 def doctor(
-    profile: str,  # name or file of a profile
-    names: Iterable[str] | None = None,  # paper/artefact, keys of NEEDS; None: all
+    profile: str | Path | Profile,  # name or file of a profile, or a loaded one
+    names: Iterable[str] | None = None,  # paper/artefact, keys of ARTEFACTS; None: all
     root: str | Path | None = None,  # folder with one folder for each data set; None: `data_root()`
     seconds: dict[str, float] | None = None,  # of `probe`; None: measured here, which takes seconds
 ) -> Diagnosis:
     "What can run, what is missing and what to do about it, and how long it will take (our choice)"
-    names = list(NEEDS if names is None else names)
-    found, lines = check_needs(names, profile, root), []
-    works = merge_work(work for name in names for work in artefact_needs(name, profile)[1])
+    settings, names = load_settings(profile), list(ARTEFACTS if names is None else names)
+    found, lines = check_needs(names, settings, root), []
+    works = merge_work(work for name in names for work in artefact_work(name, settings))
     together = {
-        "memory": find_memory(works, profile),
-        "disk": find_disk(works, profile),
+        "memory": find_memory(works, settings.profile),
+        "disk": find_disk(works, settings.profile),
     }  # of all that is asked for
     for kind, part in found[~found["kind"].isin(together)].groupby("kind", sort=False):
         lines += [
@@ -348,7 +350,7 @@ def doctor(
         ]
     for kind, finding in together.items():
         lines += [f"{kind}:", *_lines(finding.state, finding.says, finding.todo), ""]
-    lines += _hours(names, profile, probe(profile) if seconds is None else seconds)
+    lines += _hours(names, settings, probe(settings.profile) if seconds is None else seconds)
     return Diagnosis(can_run(names, found), "\n".join([_verdict(names, found), "", *lines]) + "\n")
 
 
@@ -387,8 +389,8 @@ def _lines(state, says, todo):
     return lines + (wrap.wrap(f"→ {todo}") if todo else [])
 
 
-def _hours(names, profile, seconds):
-    table = estimate_time(names, profile, seconds)
+def _hours(names, settings, seconds):
+    table = estimate_time(names, settings, seconds)
     head = f"time, extrapolated from a probe of {seconds.get('whole', 0):.0f} s on this machine, a factor of two either way:"
     lines = [head, f"  {'artefact':<20}{'alone':>12}{'after those above':>20}   mostly"]
     lines += [

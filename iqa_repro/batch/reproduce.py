@@ -26,11 +26,12 @@ from rich.live import Live
 from rich.text import Text
 
 from ..core.paths import figures_root, project_root
+from ..clip.inputs import load_settings
 from ..core.profiles import load_profile
 from ..core.resources import pick_device
 from .graph import Job, foreign_outputs, plan_jobs, reason_to_run, write_graph
 from .jobs import JobFiles, read_state
-from .needs import NEEDS, notebook_of
+from .needs import ARTEFACTS, notebook_of
 from .preflight import STOPS, can_run, check_needs
 from .report import write_report
 from .scoreboard import write_scoreboard
@@ -265,7 +266,7 @@ def reproduce(
     keep_going: bool = True,  # independent jobs go on after a failure
     force: bool = False,  # also what is up to date
     overwrite: bool = False,  # also files that were edited by hand
-    fan_out: bool = False,  # every training a job, for many machines
+    fan_out: bool = False,  # deal all trials out to jobs, for many machines
     engine_profile: str | None = None,  # folder of Snakemake settings, for a cluster
     page: bool = True,  # write the scoreboard and the page at the end
     console: Console | None = None,  # where to write; None: standard output
@@ -276,7 +277,7 @@ def reproduce(
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     say = lambda text: console.print(text, markup=False, highlight=False)
-    names = list(dict.fromkeys(map(notebook_of, artefacts or NEEDS)))
+    names = list(dict.fromkeys(map(notebook_of, artefacts or ARTEFACTS)))
     names, blocked = _can_run(names, profile)
     state = figures_root(loaded.name, smoke) / ".batch"
     plan = plan_jobs(names, profile, smoke, fan_out)
@@ -320,7 +321,7 @@ def reproduce(
 def _can_run(names, profile):
     if load_profile(profile).data.source == "embedded":  # nothing can be missing
         return names, {}
-    found = check_needs(names, profile)
+    found = check_needs(names, load_settings(profile))
     stopped = found[found["state"].isin(STOPS)].groupby("artefact")["thing"].agg(", ".join).to_dict()
     return can_run(names, found), stopped
 

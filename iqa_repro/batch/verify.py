@@ -18,7 +18,7 @@ from rich.console import Console
 from ..core.paths import figures_root
 from ..core.profiles import load_profile
 from .jobs import read_state
-from .needs import NEEDS, notebook_of
+from .needs import ARTEFACTS, notebook_of, written_by
 from .reproduce import reproduce
 from ..study.rows import read_rows
 
@@ -108,11 +108,11 @@ def verify(
     "Run artefacts anew in an empty folder and compare their rows with those that are there (our choice)"
     console, names = (
         console or Console(soft_wrap=True),
-        list(dict.fromkeys(map(notebook_of, artefacts or NEEDS))),
+        list(dict.fromkeys(map(notebook_of, artefacts or ARTEFACTS))),
     )
     say = lambda text: console.print(text, markup=False, highlight=False)
     root = figures_root(load_profile(profile).name)
-    written = [artefact for name in names for artefact in (name, *NEEDS[name].also)]
+    written = [artefact for name in names for artefact in written_by(name)]
     _refuse_incomparable(root, written, profile)
     place = _empty_folder(root / ".batch")
     with _elsewhere(place):

@@ -17,8 +17,7 @@ from ..core.seeds import derive_seed
 from ..data.world.blur_colour import gaussian_blur
 from ..data.world.compression_noise import white_noise
 from ..data.world.photographs import PHOTOGRAPHS, cut_scene
-from ..study.adapting import diet_clip
-from ..study.unified import Diet
+from ..methods.registry import Fitted, Job
 
 # %% ../../nbs/6_figures/09_attention_maps.ipynb #7c014e41
 class _Similarity(nn.Module):
@@ -101,18 +100,21 @@ def _spoilt_maps(clip, fault, side, places, prompt):  # (n, s, s): maps of windo
 
 
 def spoilt_rows(
-    job: tuple[Diet, str, int, str, int],  # diet, name in the table, repeat, prompt, windows a photograph
+    fitted: Fitted,  # UniQA without labels
+    job: Job | None,  # not used: the photographs are the package's own
+    key: dict,  # method, split and seed of its rows
+    prompt: str,  # whose similarity is explained
+    windows: int,  # of each judging photograph
 ) -> list[dict]:  # rows for Run.append: one a window and fault
     "Mass of a sentence's map on the distorted half, mean of left and right; `empty`: how many are zero (UniQA Fig. 5)"
-    diet, method, split, prompt, windows = job
-    clip, rows, sides = diet_clip(diet), [], ("left", "right")
+    clip, rows, sides = fitted.model.clip, [], ("left", "right")
     places = [(p.name, cut) for p in PHOTOGRAPHS.values() if p.role == "judge" for cut in range(windows)]
     for fault in FAULTS:
         maps = [_spoilt_maps(clip, fault, side, places, prompt) for side in sides]
         shares = np.mean([spoilt_share(part, side) for part, side in zip(maps, sides, strict=True)], axis=0)
         empty = np.sum([~part.any((1, 2)) for part in maps], axis=0)
         for (name, cut), value, nothing in zip(places, shares, empty, strict=True):
-            row = dict(dataset="photographs", method=method, setting=fault, picture=f"{name}, {cut}")
-            row |= dict(split=split, seed=diet.seed, metric="share")
+            row = dict(dataset="photographs", method=key["method"], setting=fault, picture=f"{name}, {cut}")
+            row |= dict(split=key["split"], seed=key["seed"], metric="share")
             rows.append(row | dict(value=float(value), empty=int(nothing)))
     return rows

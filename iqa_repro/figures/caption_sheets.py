@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
-from ..core.profiles import load_profile
 from ..study.style import STYLE, TWO_COLUMNS, paper_style
 from ..study.printed import FOLDER
-from ..study.unified import captioned_pictures, generated_captions
+from ..clip.inputs import Settings
+from ..methods.uniqa.corpus import captioned_pictures, generated_captions
 from ..captions.instructions import level_of
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #4f4e8070
@@ -92,17 +92,17 @@ def caption_verdict(
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #ec24d7a9
 def pictured_captions(
     task: str,  # "quality" or "aesthetics"
-    profile: str,  # name or file of a profile
+    settings: Settings,  # of the run
     guided: bool = True,  # captions made with or without the level
 ) -> pd.DataFrame:  # caption table; also path, mos and level of the image, verdict of the caption
     "Captions of a task with their images' scores and levels (UniQA §3.2, App. D)"
-    table, order = captioned_pictures(task, profile), load_profile(profile).captions.order
-    captions = generated_captions(task, profile, guided)
+    table, order = captioned_pictures(task, settings.profile), settings.profile.captions.order
+    captions = generated_captions(task, settings, guided)
     captions = captions[(captions["guided"] == guided) & (captions["kind"] == task)]
     if captions.empty:
         kind = "guided captions" if guided else "unguided captions"
         make = f"make them with write_captions and caption_requests(…, guided={guided})"
-        raise ValueError(f"profile {profile!r} has no {kind} for {task}; {make}")
+        raise ValueError(f"profile {settings.profile.name!r} has no {kind} for {task}; {make}")
     levels = [level_of(q, 0, 1, order=order) for q in table["quality"]]
     facts = pd.DataFrame({"path": table["image"], "mos": table["mos"], "level": levels})
     facts["image"] = [os.path.relpath(path, table.attrs["facts"]["root"]) for path in table["image"]]

@@ -22,10 +22,10 @@ from ..clip.features import CropSet
 from ..data.images import read_image
 from ..data.tables import quality_of
 from .panels import show_image
-from ..study.adapting import Adapting, set_features, start_model
 from ..study.style import TWO_COLUMNS, paper_style
-from ..study.protocols import table_of
-from ..study.unified import Diet
+from ..clip.inputs import table_of
+from ..methods.registry import Fitted, Job
+from ..methods.uniqa.method import set_features
 from ..captions.describing import measure
 from ..captions.purification import clip_view
 
@@ -87,20 +87,23 @@ def picture_margins(
 
 # %% ../../nbs/6_figures/08_retrieval.ipynb #ecb26f4d
 def retrieval_rows(
-    job: tuple[str, Diet, str, int, tuple[str, ...], int],  # data set, diet, method, repeat, queries, k
+    fitted: Fitted,  # UniQA without labels
+    job: Job,  # whose data set is searched
+    key: dict,  # method, split and seed of its rows
+    queries: Sequence[str],  # sentences
+    k: int,  # images a query
 ) -> list[dict]:  # rows for Run.append: one a query and place
     "The first k images of every query, with what people said and what can be measured (UniQA Figs. 4, 10–12)"
-    dataset, diet, method, split, queries, k = job
-    model, table = start_model(Adapting(dataset, diet=diet)), table_of(dataset, diet.profile)
-    features = set_features(model, dataset, diet.profile, CropSet(model.crops))
+    model, profile = fitted.model, job.settings.profile
+    table, features = job.test, set_features(model, job.dataset, profile, CropSet(model.crops))
     quality, rows = quality_of(table), []
     for query in queries:
         found = zip(*(part.tolist() for part in retrieve(model.clip, features, query, k)), strict=True)
         for place, (i, cosine) in enumerate(found, 1):
             path = Path(table["image"].iloc[i])
             looks = measure(read_image(path).permute(1, 2, 0).numpy())
-            row = dict(dataset=dataset, method=method, setting=query, place=place, split=split)
-            row |= dict(seed=diet.seed, metric="quality", value=float(quality[i]))
+            row = dict(dataset=job.dataset, method=key["method"], setting=query, place=place)
+            row |= dict(split=key["split"], seed=key["seed"], metric="quality", value=float(quality[i]))
             row |= dict(
                 image=path.name,
                 picture=i,

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ARTEFACTS', 'differences', 'leakage_recipes', 'leakage', 'together']
 
-# %% ../../nbs/7_papers/04_beyond.ipynb #8bdf67d5
+# %% ../../nbs/7_papers/04_beyond.ipynb #49ae75e9
 import pandas as pd
 
-from ..clip.inputs import Settings, table_of
+from ..clip.inputs import Settings, columns_of
 from ..methods.grmp.method import GRMPOptions
 from ..methods.grmp.pretraining import recipe_of
 from ..methods.grmp.recipes import recipe_table
@@ -18,7 +18,7 @@ from .artefact import Artefact
 from .together import TRAININGS, PairingOptions
 from ..study.trial import Trial
 
-# %% ../../nbs/7_papers/04_beyond.ipynb #805cf1b5
+# %% ../../nbs/7_papers/04_beyond.ipynb #ebf37506
 def differences(
     settings: Settings,  # of the run
     meta_settings: str = "meta_select",  # settings that need a meta-training and are turned, with commas between; "all"
@@ -43,7 +43,7 @@ def differences(
 
 def _idle(table, wanted, settings):  # setting -> why it is not turned
     idle = {"moments": "matters only with Adam", "split_by": "neither data set has references"}
-    if "training" not in table_of("livec", settings.profile):
+    if "training" not in columns_of("livec", settings.profile):
         idle["livec_training"] = "the stand-in has no such pictures"
     costly = table.index[table["stage"].isin(["model", "meta"]) & ~table.index.isin(wanted)]
     return {name: "needs a meta-training; name it in meta_settings" for name in costly} | idle

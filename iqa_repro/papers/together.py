@@ -143,13 +143,15 @@ def _trained(job):
 def _score(model: Any, job: Job, dataset: str, part: pd.DataFrame) -> Tensor:
     return score_images(model, images_of(dataset, part, job.settings.profile))
 
-# %% ../../nbs/7_papers/03_together.ipynb #1cf895d6
+# %% ../../nbs/7_papers/03_together.ipynb #59375cc5
 def _stages(options: PairingOptions, seed: int, settings: Settings) -> list[Stage]:
     before, clip = (
         corpus_stages(options.corpus, settings),
         partial(unified_backbone, options.corpus, settings),
     )
-    prompts = prompts_stage("GRMP-IQA", settings, seed, "paper", clip, _weights(options, settings))
+    prompts = prompts_stage(
+        "GRMP-IQA", settings, seed, "paper", clip, _weights(options, settings), tuple(before[-1:])
+    )
     return [*before, prompts] if options.learned else before
 
 

@@ -6,19 +6,13 @@
 __all__ = ['SEVEN', 'FOUND', 'SCORES', 'PAIRS', 'CORPORA', 'ARTEFACTS', 'table1', 'table2', 'table4', 'table5', 'table6_blocks',
            'table6_places', 'table6', 'table11', 'fig4', 'fig5']
 
-# %% ../../nbs/7_papers/02_uniqa.ipynb #aa9feb31
+# %% ../../nbs/7_papers/02_uniqa.ipynb #c1938a86
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ..clip.inputs import Settings, table_of
-from ..methods.registry import Stage
-from iqa_repro.methods.uniqa.corpus import (
-    Corpus,
-    aesthetic_corpus,
-    captions_stage,
-    comments_stage,
-    corpus_stages,
-)
+from ..clip.inputs import Settings, columns_of, table_of
+from ..methods.registry import Stage, with_before
+from ..methods.uniqa.corpus import Corpus, captions_stage, comments_stage
 from ..methods.uniqa.method import UniQAOptions
 from .artefact import Artefact
 from ..study.trial import Measure, Trial
@@ -174,7 +168,7 @@ def table6(
         for i in splits
     ]
 
-# %% ../../nbs/7_papers/02_uniqa.ipynb #44ffbf38
+# %% ../../nbs/7_papers/02_uniqa.ipynb #b7d58d9f
 SCORES = ("technical", "rationality", "naturalness")  # of AGIN (UniQA Table 13)
 
 
@@ -199,8 +193,8 @@ def table11(
 
 
 def _has_official_split(settings):
-    table = table_of("aigiqa20k", settings.profile)
-    return "split" in table and "test" in set(table["split"])
+    there = "split" in columns_of("aigiqa20k", settings.profile)
+    return there and "test" in set(table_of("aigiqa20k", settings.profile)["split"])
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #4063a1e9
 PAIRS = (  # queries of Figs. 4 and 10–12: the better end first
@@ -263,9 +257,9 @@ def fig5(
         for i in range(repeats if parts else 1)
     ]
 
-# %% ../../nbs/7_papers/02_uniqa.ipynb #460dd033
+# %% ../../nbs/7_papers/02_uniqa.ipynb #c03a4bec
 def _scored(settings: Settings) -> list[Stage]:  # comments with their relevance
-    return [*corpus_stages(aesthetic_corpus(), settings), comments_stage(2024, settings)]
+    return with_before([comments_stage(2024, settings)])
 
 
 def _written(tasks: Iterable[str]):  # captions alone

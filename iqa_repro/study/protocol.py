@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['correlations', 'trial_entry', 'trial_results', 'fit_trial', 'trial_scores', 'worker_count', 'shared_stages',
-           'make_stages', 'trial_rows', 'curve_rows', 'run_trials']
+           'make_stages', 'trial_rows', 'curve_rows', 'train_trials', 'run_trials']
 
-# %% ../../nbs/5_study/13_protocol.ipynb #571d0705
-from collections.abc import Iterable, Sequence, Sized
+# %% ../../nbs/5_study/13_protocol.ipynb #815b9908
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import Any
 
@@ -192,7 +192,20 @@ def curve_rows(
         for metric, name in names
     ]
 
-# %% ../../nbs/5_study/13_protocol.ipynb #f1d32c53
+# %% ../../nbs/5_study/13_protocol.ipynb #1737b3f4
+def train_trials(
+    groups: Sequence[list[Trial]],  # as of `side_by_side`
+    settings: Settings,  # of the run
+) -> Iterator[list[dict]]:  # results of each group, in order; all are in the memo at the end
+    "Train what was never trained, over the cores (contract 3)"
+    made = [_kept(group, settings) for group in groups]
+    todo = [group for group, results in zip(groups, made, strict=True) if results is None]
+    make_stages(shared_stages((trial for group in todo for trial in group), settings), settings)
+    jobs = [(group, settings) for group in todo]
+    fresh = run_parallel(_results, jobs, workers=worker_count(jobs, settings.profile))
+    return (next(fresh) if kept is None else kept for kept in made)
+
+
 def run_trials(
     run: RowLog,  # Run that takes the rows
     trials: Iterable[Trial],  # of one table or figure
@@ -201,13 +214,8 @@ def run_trials(
 ) -> None:
     "Train what was never trained, over the cores, and append every result in the order of the trials (contract 3)"
     groups = side_by_side(list(trials))
-    made = [_kept(group, settings) for group in groups]
-    todo = [group for group, results in zip(groups, made, strict=True) if results is None]
-    make_stages(shared_stages((trial for group in todo for trial in group), settings), settings)
-    jobs = [(group, settings) for group in todo]
-    fresh = run_parallel(_results, jobs, workers=worker_count(jobs, settings.profile))
-    for group, kept in zip(groups, made, strict=True):
-        for trial, result in zip(group, next(fresh) if kept is None else kept, strict=True):
+    for group, results in zip(groups, train_trials(groups, settings), strict=True):
+        for trial, result in zip(group, results, strict=True):
             for row in trial_rows(trial, result, settings):
                 run.append(row)
             for row in curve_rows(trial, result, settings) if curves is not None else ():

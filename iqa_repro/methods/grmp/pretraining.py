@@ -111,7 +111,7 @@ def meta_settings(
         sizes = (whole.meta_epochs, meta.tasks_per_step, whole.support, whole.query)
     return MetaSettings(rate, meta.outer_lr, *((1, meta.tasks_per_step, 2, 2) if settings.smoke else sizes))
 
-# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #e9e3636d
+# %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #7f228051
 def prompts_stage(
     variant: str,  # a key of VARIANTS that is trained
     settings: Settings,  # of the run
@@ -119,6 +119,7 @@ def prompts_stage(
     recipe: str = "paper",  # a key of grmp.recipes.RECIPES, changes included
     clip: Callable[[], Backbone] | None = None,  # loads other weights than the profile's
     weights: str = "",  # what decides these weights
+    before: tuple[Stage, ...] = (),  # stages that make these weights
 ) -> Stage:  # made once
     "The training of a variant's prompts (GRMP-IQA §3.3)"
     profile, chosen = settings.profile, recipe_of(recipe, settings.profile)
@@ -138,7 +139,9 @@ def prompts_stage(
     }
     entry = Entry("prompts", parts)
     train = lambda folder: _train(folder, variant, settings, seed, recipe, clip)
-    return Stage(f"prompts: {variant}, recipe {recipe}, seed {seed}", entry, lambda: entry.make(train))
+    return Stage(
+        f"prompts: {variant}, recipe {recipe}, seed {seed}", entry, lambda: entry.make(train), before
+    )
 
 # %% ../../../nbs/4_methods/grmp/07_pretraining.ipynb #dafa250a
 def _train(folder, variant, settings, seed, recipe, clip):

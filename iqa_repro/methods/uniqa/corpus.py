@@ -7,7 +7,7 @@ __all__ = ['TASKS', 'CHUNK', 'captioned_pictures', 'captions_stage', 'generated_
            'corpus_stages', 'aesthetic_corpus', 'comments_stage', 'scored_comments', 'corpus_captions',
            'unified_backbone', 'corpus_curve']
 
-# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #b6747f80
+# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #0127986e
 import os
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +32,7 @@ from ...core.profiles import Profile
 from ...core.seeds import torch_generator
 from ...data.pictures import READING, open_pictures
 from ...data.world.comments import comments_of
-from ..registry import Stage
+from ..registry import Stage, with_before
 from .contrastive import PretrainSettings, pretrain
 
 # %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #d315fa5f
@@ -123,7 +123,7 @@ class Corpus:
         "Its row in Table 6's first block (UniQA Table 6)"
         return " + ".join(self.parts) or "no pre-training"
 
-# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #06f605be
+# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #ce15d808
 def corpus_stage(
     corpus: Corpus,  # what is read, not empty
     settings: Settings,  # of the run
@@ -147,6 +147,17 @@ def corpus_stage(
         f"pretraining: on {corpus.name}, {corpus.strategy}, seed {corpus.seed}",
         entry,
         lambda: entry.make(train),
+        _before(corpus, settings),
+    )
+
+
+def _before(corpus, settings):  # captions and scored comments
+    own = settings.profile.captions.captioner == "embedded"
+    tasks = [task for task in corpus.parts if task != "comments" and own]
+    comments = [comments_stage(corpus.seed, settings)] if "comments" in corpus.parts else []
+    return (
+        *(captions_stage(task, settings, number) for task in tasks for number in corpus.captioners),
+        *comments,
     )
 
 
@@ -158,7 +169,7 @@ def _caption_files(corpus, profile):
     paths = [path.with_stem(f"{path.stem}-{n}") if n else path for path in paths for n in corpus.captioners]
     return file_digests([path for path in paths if path.exists()])
 
-# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #0713352b
+# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #09d24be7
 def corpus_stages(
     corpus: Corpus,  # what is read
     settings: Settings,  # of the run
@@ -166,21 +177,9 @@ def corpus_stages(
     "Captions, scored comments and the pre-training of a corpus (UniQA §3.2–3.4)"
     if not corpus.parts:
         return []
-    own = settings.profile.captions.captioner == "embedded"
-    before = [
-        captions_stage(task, settings, number)
-        for task in corpus.parts
-        if task != "comments" and own
-        for number in corpus.captioners
-    ]
-    if "comments" in corpus.parts:
-        before += [
-            *corpus_stages(aesthetic_corpus(corpus.seed), settings),
-            comments_stage(corpus.seed, settings),
-        ]
-    return list(dict.fromkeys([*before, corpus_stage(corpus, settings)]))
+    return with_before([corpus_stage(corpus, settings)])
 
-# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #5489756f
+# %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #5430b929
 def aesthetic_corpus(
     seed: int = 2024,  # of pre-training
 ) -> Corpus:
@@ -205,7 +204,7 @@ def comments_stage(
             Path(folder, "relevance.npy"), relevance(clip, pictures, comments, workers=_readers(pictures))
         )
 
-    return Stage(f"comments: with relevance, seed {seed}", entry, lambda: entry.make(score))
+    return Stage(f"comments: with relevance, seed {seed}", entry, lambda: entry.make(score), (judge,))
 
 # %% ../../../nbs/4_methods/uniqa/04_corpus.ipynb #f76b7872
 @lru_cache(maxsize=2)
