@@ -1,5 +1,6 @@
 """Keep the notebooks clean and the package in step with them.
 
+    python tools/notebooks.py check          # both of the next two, in the time of one
     python tools/notebooks.py check-export   # is iqa_repro/ exactly what the notebooks export?
     python tools/notebooks.py check-clean    # would `clean` change a notebook?
     python tools/notebooks.py clean          # strip outputs, execution counts and stray metadata; list all notebooks in the index
@@ -65,22 +66,19 @@ def modules(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in files if "__pycache__" not in p.parts}
 
 
-def check_export() -> list[str]:
-    "One line for each module that is not what its notebook exports"
+def check() -> tuple[list[str], list[str]]:
+    "One line for each module that is not what its notebook exports, and for each notebook that cleaning would change"
     with tempfile.TemporaryDirectory() as folder:
-        copy_project(Path(folder))
-        nbdev(Path(folder), "docs.nbdev_export()")
-        exported, here = modules(Path(folder)), modules(ROOT)
-    problems = [
-        f"{name}: exported by a notebook, but not here" for name in sorted(exported.keys() - here.keys())
-    ]
-    problems += [
-        f"{name}: no notebook exports it, delete it" for name in sorted(here.keys() - exported.keys())
-    ]
-    problems += [
+        copy_project(root := Path(folder))
+        clean(root, "docs.nbdev_export(); ")
+        exported, here = modules(root), modules(ROOT)
+        dirty = [p for p in notebooks(ROOT) if p.read_bytes() != (root / p.relative_to(ROOT)).read_bytes()]
+    export = [f"{n}: exported by a notebook, but not here" for n in sorted(exported.keys() - here.keys())]
+    export += [f"{n}: no notebook exports it, delete it" for n in sorted(here.keys() - exported.keys())]
+    export += [
         f"{n}: differs from its notebook" for n in sorted(exported) if here.get(n, exported[n]) != exported[n]
     ]
-    return problems
+    return export, [f"{path.relative_to(ROOT)}: {_what(path)}" for path in dirty]
 
 
 def in_folder(root: Path, folder: str) -> list[Path]:
@@ -106,8 +104,8 @@ def _title(path: Path) -> str:
     return first.source.splitlines()[0].removeprefix("# ").strip()
 
 
-def clean(root: Path) -> None:
-    "Strip outputs, execution counts and stray metadata of all notebooks under `root`; tags and ids stay"
+def clean(root: Path, first: str = "") -> None:
+    "Strip outputs, execution counts and stray metadata of all notebooks under `root`; tags and ids stay. nbdev runs `first` before"
     list_in_index(root)
     for path in notebooks(root):
         book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
@@ -118,22 +116,12 @@ def clean(root: Path) -> None:
         before = path.read_text(encoding="utf-8")
         if (after := nbformat.writes(book, version=nbformat.NO_CONVERT) + "\n") != before:
             path.write_text(after, encoding="utf-8")
-    nbdev(root, "nbdev.clean.nbdev_clean()")
+    nbdev(root, first + "nbdev.clean.nbdev_clean()")
 
 
 def notebooks(root: Path) -> list[Path]:
     "Every notebook under `root`/nbs"
     return sorted(p for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-
-
-def check_clean() -> list[str]:
-    "One line for each notebook that cleaning would change"
-    with tempfile.TemporaryDirectory() as folder:
-        copy_project(Path(folder))
-        clean(Path(folder))
-        pairs = [(path, Path(folder) / path.relative_to(ROOT)) for path in notebooks(ROOT)]
-        changed = [path for path, copy in pairs if path.read_bytes() != copy.read_bytes()]
-        return [f"{path.relative_to(ROOT)}: {_what(path)}" for path in changed]
 
 
 def _what(path: Path) -> str:
@@ -147,12 +135,17 @@ def main(arguments: list[str]) -> int:
     if arguments == ["clean"]:
         clean(ROOT)
         return 0
-    checks = {"check-export": (check_export, "make export"), "check-clean": (check_clean, "make clean")}
-    if len(arguments) != 1 or arguments[0] not in checks:
+    wanted = {"check": (0, 1), "check-export": (0,), "check-clean": (1,)}
+    if len(arguments) != 1 or arguments[0] not in wanted:
         sys.exit(__doc__)
-    check, remedy = checks[arguments[0]]
-    problems = check()
-    print("\n".join(problems + [f"run `{remedy}`"]) if problems else "in step: nothing to change")
+    found = check()
+    problems = [
+        line
+        for i in wanted[arguments[0]]
+        if found[i]
+        for line in [*found[i], f"run `make {('export', 'clean')[i]}`"]
+    ]
+    print("\n".join(problems) or "in step: nothing to change")
     return int(bool(problems))
 
 
