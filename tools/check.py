@@ -1,16 +1,15 @@
-"""Check a change within two minutes on two cores: `make check`. `make test` checks everything.
+"""Check a change within two minutes on two cores (`make check`), or everything (`make test`).
 
-    python tools/check.py           # lint, types, export in step, notebooks clean; the notebooks and tests that the change reaches
-    python tools/check.py --list    # only list those files, closest first
+    python tools/check.py          # types, lint, export in step, notebooks clean; the library notebooks and tests that the change reaches
+    python tools/check.py --all    # the steps of `make test`: all of them run, any failure fails the whole
 
-The change: what git says differs from the branch's base on main, on main from HEAD, and with nothing uncommitted the last commit.
-BASE=rev compares with another revision. Changed files always run, direct users of the change until BUDGET + 20 seconds, and what
-uses it through other modules until BUDGET (default 90). What found no time is left out, with a word on it.
+The change is what differs from the branch's base on main; on main from HEAD; with nothing uncommitted, the last commit.
+BASE=rev compares with another revision. Changed files always run, direct users where they end before BUDGET + 20 seconds,
+the others where they end before BUDGET (default 90). Slow tests run if they changed, experiments only in `make test`.
 """
 
 import json
 import math
-import multiprocessing
 import os
 import re
 import subprocess
@@ -18,198 +17,202 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib import import_module
-from multiprocessing import forkserver
+from multiprocessing import forkserver, get_context, set_start_method
 from pathlib import Path
 
-STEPS = {  # title → module and its arguments
-    "types (mypy)": ("mypy",),
-    "export in step, notebooks clean": ("tools.notebooks", "check"),
-    "lint (ruff)": ("ruff", "check", "iqa_repro", "tests", "nbs", "tools"),
-    "layout (ruff)": ("ruff", "format", "--check", "nbs", "tests", "tools"),
-}
 ROOT = Path(__file__).resolve().parent.parent
+LINT = "ruff check iqa_repro tests nbs tools && ruff format --check nbs tests tools"
+EXPORT = "python tools/notebooks.py check"
+STEPS = {"types": "mypy", "export in step, notebooks clean": EXPORT, "lint": LINT}
+ALL = {  # two at a time, one thread each; nbdev_test itself knows no time limit
+    "1/6 the package is what the notebooks export": f"{EXPORT}-export",
+    "2/6 the notebooks are clean": f"{EXPORT}-clean",
+    "3/6 ruff and mypy": f"{LINT} && mypy",
+    "4/6 every library notebook runs (nbdev_test)": "OMP_NUM_THREADS=1 timeout ${NBDEV_TEST_LIMIT:-900} nbdev_test "
+    "--n_workers 2 --do_print --timing",
+    "5/6 pytest": "OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12",
+    "6/6 every experiment notebook runs with smoke=True": "iqa-repro reproduce --smoke --force --overwrite",
+}
+RUN = re.compile(r"nbs/(\d.*|index)\.ipynb$|tests/test_\w+\.py$")  # files that are run
 SECONDS = ROOT / ".cache" / "check_seconds.json"  # file → seconds that it took the last time
-GUESS, HANGS = 8, 600  # seconds: of a file that never ran here; after which one is stopped
-SLOW = re.compile(r"playwright|test_(full_profile|reproduce|benchmarks|docs|wheel)")  # for `make test`
-HOUSE = "tests/test_completeness.py"  # reads every notebook and module
+GUESS = 8  # seconds of a file that never ran here
+SLOW = re.compile(r"playwright|test_(full_profile|reproduce|benchmarks|wheel)")
+HOUSE = ("tests/test_completeness.py", "tests/test_types.py")  # read all notebooks and modules
 
 
-def git(*arguments: str) -> list[str]:
-    "Lines that git answers, none where it refuses"
-    command = ["git", "-c", "core.quotepath=off", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+def shell(command: str, **options) -> subprocess.CompletedProcess:
+    "What became of a command in the project, with the programs of this environment"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        command, shell=True, cwd=ROOT, env=os.environ | {"PATH": path}, text=True, **options
+    )
 
 
-def find_base() -> str:
-    "Revision to compare with"
-    if named := os.environ.get("BASE"):
-        return (
-            named
-            if git("rev-parse", "--verify", named)
-            else sys.exit(f"BASE={named}: git knows no such revision")
-        )
-    trunk = [name for name in ("origin/main", "main") if git("rev-parse", "--verify", name)]
-    base = head = git("rev-parse", "HEAD")
-    if trunk and git("branch", "--show-current") != ["main"]:
-        base = git("merge-base", "HEAD", trunk[0])
-    return "HEAD~1" if base == head and not git("status", "--porcelain") else base[0]
+def git(*commands: str) -> list[str]:
+    "Lines of the first command that git does not refuse"
+    lines = shell(" || ".join(f"git -c core.quotepath=off {one}" for one in commands), capture_output=True)
+    return lines.stdout.splitlines()
 
 
-def changed_files(base: str) -> set[str]:
-    "Paths that differ from `base`, with new and deleted files"
-    return {
-        *git("diff", "--name-only", "--no-renames", base),
-        *git("ls-files", "--others", "--exclude-standard"),
+def changed_files() -> tuple[str, set[str]]:
+    "Revision to compare with, and the paths that differ from it, with new and deleted files"
+    if not (base := os.environ.get("BASE")):
+        on_main = git("branch --show-current") == ["main"]
+        others = [] if on_main else ["merge-base HEAD origin/main", "merge-base HEAD main"]
+        [base] = git(*others, "rev-parse HEAD")
+        if [base] == git("rev-parse HEAD") and not git("status --porcelain"):
+            base = "HEAD~1"
+    if not git(f"rev-parse --verify '{base}'"):
+        sys.exit(f"git knows no revision {base}")
+    return base, {
+        *git(f"diff --name-only --no-renames '{base}'"),
+        *git("ls-files --others --exclude-standard"),
     }
-
-
-def code_of(path: Path) -> str:
-    "Python of a test or notebook, followed by that of the files in tests/ and tools/ that it names"
-    code = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
-        cells = [c for c in json.loads(code)["cells"] if c["cell_type"] == "code"]
-        return "\n".join(re.sub(r"(?m)^(?=[%!])", "#", "".join(c["source"])) for c in cells)
-    files, helpers = [path], [p for p in ROOT.glob("t*/*.py") if not p.name.startswith("test_")]
-    for file in files:  # grows
-        text = file.read_text(encoding="utf-8")
-        named = [p for p in helpers if re.search(rf"\b{p.stem}\.py\b|^(import|from) {p.stem}\b", text, re.M)]
-        files += [p for p in named if p not in files]
-    return "\n".join(f"# {p.relative_to(ROOT)}\n{p.read_text(encoding='utf-8')}" for p in files)
 
 
 def changed_modules(changed: set[str]) -> set[str]:
     "Changed modules of the package, and those that name a changed table, template or profile"
-    package = {p.relative_to(ROOT).as_posix(): p for p in (ROOT / "iqa_repro").rglob("*.py")}
-    files = {name for name in changed if name.startswith("iqa_repro/") and not name.endswith("_modidx.py")}
-    for data in map(Path, sorted(name for name in files if not name.endswith(".py"))):
-        for word in (data.name, f'"{data.parent.name}"'):
-            if users := {name for name, path in package.items() if word in path.read_text(encoding="utf-8")}:
-                files |= users
-                break
-    names = {name[:-3].replace("/", ".") for name in files if name.endswith(".py")}
-    return {name.removesuffix(".__init__") for name in names}
+    found = {name for name in changed if re.match(r"iqa_repro/.*(?<!_modidx)\.py$", name)}
+    data = [Path(name) for name in changed if name.startswith("iqa_repro/") and not name.endswith(".py")]
+    for path in (ROOT / "iqa_repro").rglob("*.py") if data else ():
+        code = path.read_text(encoding="utf-8")
+        if any(file.name in code or f'"{file.parent.name}"' in code for file in data):
+            found.add(path.relative_to(ROOT).as_posix())
+    return {name[:-3].replace("/", ".").removesuffix(".__init__") for name in found}
+
+
+def code_of(path: Path, above: tuple[Path, ...] = ()) -> str:
+    "Python of a notebook, or of a test with the files in tests/ and tools/ that it names"
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = ["".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+        return re.sub(r"(?m)^(?=[%!])", "#", "\n".join(cells))
+    named = {stem for pair in re.findall(r"(?m)(\w+)\.py\b|^(?:import|from) (\w+)", text) for stem in pair}
+    helpers = [p for p in ROOT.glob("t*/*.py") if p.stem in named and p not in (*above, path)]
+    return "\n".join([f"# {path.relative_to(ROOT)}", text, *(code_of(p, (*above, path)) for p in helpers)])
 
 
 def reached(changed: set[str]) -> list[tuple[int, str]]:
-    "Notebooks and tests that a change reaches: 0 changed itself, 1 direct user, then one more per module on the way"
+    "Steps and file: 0 changed itself, 1 direct user of the change, more: with the number of modules on the way"
+    from iqa_repro import _PLACES
     from iqa_repro.batch.graph import imported_modules
 
     modules, found = changed_modules(changed), []
-    stems = "|".join(
-        rf"{m}\b|{m.rpartition('.')[0]} import .*\b{m.rpartition('.')[2]}\b" for m in sorted(modules)
-    )
-    helpers = "|".join(
-        rf"# {re.escape(p)}\n" for p in sorted(changed) if re.match(r"t(ests|ools)/\w+\.py$", p)
-    )
-    touches = {}  # module → whether it reaches a changed one
-    for path in sorted(
-        [*ROOT.glob("nbs/*.ipynb"), *ROOT.glob("nbs/[0-9]*/**/*.ipynb"), *ROOT.glob("tests/test_*.py")]
-    ):
-        name, code = path.relative_to(ROOT).as_posix(), code_of(path)
-        if name in changed:
+    touches = cache(lambda module: bool(modules & {module, *imported_modules(f"import {module}")}))
+    split = [module.rpartition(".") for module in modules]
+    users = [rf"\b{up}\.{name}\b(?!\.)|\b{up} import .*\b{name}\b" for up, _, name in split]
+    users += [rf"(?m)^# {one}$" for one in changed if re.match(r"t(ests|ools)/\w+\.py$", one)]
+    names = [p.relative_to(ROOT).as_posix() for p in (*ROOT.glob("nbs/**/*.ipynb"), *ROOT.glob("tests/*.py"))]
+    for name in filter(RUN.match, names):
+        code = code_of(ROOT / name)
+        exported = re.match(r"#\| *default_exp (\S+)", code)
+        if name in changed or exported and f"iqa_repro.{exported[1]}" in modules:
             found.append((0, name))
-        elif path.suffix == ".py" and SLOW.search(name + code):
-            continue
-        elif any(re.search(pattern, code) for pattern in (stems, helpers) if pattern):
-            found.append((1, name))
-        elif name == HOUSE and (modules or any(p.endswith(".ipynb") for p in changed)):
-            found.append((1, name))
-        elif modules:
-            strings = sorted(set(re.findall(r"\biqa_repro(?:\.\w+)+", code)))  # code for other processes, say
-            for module in (closure := imported_modules("\n".join([code, *(f"import {m}" for m in strings)]))):
-                if module not in touches:
-                    touches[module] = bool(modules & {module, *imported_modules(f"import {module}")})
-            if steps := sum(touches[module] for module in closure):
-                found.append((1 + steps, name))
+        elif name.endswith(".ipynb") or not SLOW.search(name + code):
+            told = re.findall(
+                r"\biqa_repro(?:\.| import )([\w.]+)", code
+            )  # in strings, too, for other processes
+            imports = [f"import iqa_repro.{_PLACES.get(one, one)}" for one in told]
+            steps = sum(map(touches, imported_modules("\n".join([code, *imports]))))
+            direct = any(re.search(user, code) for user in users)
+            direct |= name in HOUSE and bool(modules or any(one.endswith(".ipynb") for one in changed))
+            found += [(1 if direct else 1 + steps, name)] if direct or steps else []
     return sorted(found)
 
 
-def run_file(name: str) -> int:
-    "Run a notebook as nbdev_test does, or a file of tests; 0 when it passed"
-    multiprocessing.set_start_method(
-        None, force=True
-    )  # the system's own way for processes of the file itself
-    if name.endswith(".py"):
-        return int(import_module("pytest").main(["-q", "-p", "no:cacheprovider", str(ROOT / name)]))
-    skipped = import_module("nbdev.config").get_config().tst_flags.split()
-    return int(not import_module("nbdev.test").test_nb(ROOT / name, skip_flags=skipped, basepath=ROOT)[0])
-
-
-def inside(name: str, log: str) -> None:
-    "Run one file in a process of its own, with its output in a file"
-    for stream in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), stream)
-    sys.exit(run_file(name))
-
-
-def run(title: str, due: float, log: Path, command: tuple[str, ...] = ()) -> tuple[str, bool, float] | None:
-    "Title, whether the command or file passed, and its seconds; None where it is too late to start"
-    if (start := time.monotonic()) > due:
-        return None
-    if command:
-        with log.open("w") as said:
-            status = subprocess.call([sys.executable, "-m", *command], cwd=ROOT, stdout=said, stderr=said)
-    else:
-        context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=inside, args=(title, str(log)))
+def in_process(function, *arguments, limit: float | None = None) -> tuple[int, str]:
+    "Status and output of a call in a process of its own, forked from one that has imported the slow packages"
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        process = get_context("forkserver").Process(target=_inside, args=(log.name, function, *arguments))
         process.start()
-        process.join(HANGS)
+        process.join(limit)  # seconds
         process.kill()
         process.join()
-        status = process.exitcode
-    seconds = time.monotonic() - start
-    said = log.read_text(errors="replace").splitlines()[-60:] if status else []
-    print(f"{'FAILED' if status else 'passed'} {seconds:6.1f} s  {title}", *said, sep="\n", flush=True)
-    return title, not status, seconds
+        return process.exitcode, log.read()
+
+
+def _inside(log, function, *arguments):
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
+    set_start_method(None, force=True)  # processes that the function starts begin in the system's own way
+    function(*arguments)
+
+
+def preload() -> None:
+    "Import the slow packages in the process that `in_process` forks, while others work"
+    get_context("forkserver").set_forkserver_preload(["torch", "open_clip", "nbdev.test"])
+    forkserver.ensure_running()
+
+
+def run_file(name: str) -> None:
+    "Run a notebook as nbdev_test does, or a file of tests"
+    if name.endswith(".py"):
+        sys.exit(import_module("pytest").main(["-q", "-p", "no:cacheprovider", str(ROOT / name)]))
+    skipped = import_module("nbdev.config").get_config().tst_flags.split()
+    sys.exit(not import_module("nbdev.test").test_nb(ROOT / name, skip_flags=skipped, basepath=ROOT)[0])
+
+
+def run(title: str, due: float = math.inf) -> tuple[str, int | None, float]:
+    "Title of a step or name of a file, status and seconds; status None where it is too late to start"
+    if (start := time.monotonic()) > due:
+        return title, None, 0.0
+    if title in ALL:
+        print(f"\n=== {title}", flush=True)
+        status, said = shell(ALL[title]).returncode, ""
+    elif title in STEPS:
+        done = shell(STEPS[title], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        status, said = done.returncode, done.stdout
+    else:
+        status, said = in_process(run_file, title, limit=600)
+    seconds, shown = time.monotonic() - start, said.splitlines()[-60:] if status else []
+    print(f"{'FAILED' if status else 'passed'} {seconds:7.1f} s  {title}", *shown, sep="\n", flush=True)
+    return title, status, seconds
+
+
+def run_reached() -> list[tuple[str, int | None, float]]:
+    "Results of the steps and of the files that the change reaches, two at a time"
+    due, (base, changed) = time.monotonic() + float(os.environ.get("BUDGET", 90)), changed_files()
+    print(f"{len(changed)} files differ from {base[:12]}", flush=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    last = json.loads(SECONDS.read_text(encoding="utf-8")) if SECONDS.exists() else {}
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run, title) for title in STEPS]
+        try:
+            files = reached(changed)
+        except Exception as error:  # such as one of syntax in the changed code
+            sys.exit(f"imports of the package cannot be followed, so no notebook and no test ran: {error!r}")
+        if files:
+            preload()
+        for steps, seconds, name in sorted((steps, last.get(name, GUESS), name) for steps, name in files):
+            jobs.append(pool.submit(run, name, due + 20 * (steps == 1) - seconds if steps else math.inf))
+    results = [job.result() for job in jobs]
+    last |= {name: round(seconds, 1) for name, _, seconds in results if seconds and name not in STEPS}
+    SECONDS.parent.mkdir(exist_ok=True)
+    SECONDS.write_text(json.dumps(last, indent=1, sort_keys=True), encoding="utf-8")
+    return results
 
 
 def main() -> int:
     "0 when all that ran has passed"
-    begin, base = time.monotonic(), find_base()
-    changed, budget = changed_files(base), float(os.environ.get("BUDGET", 90))
-    print(f"{len(changed)} files differ from {base[:12]}", flush=True)
-    last = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
-    if "--list" in sys.argv:
-        print(*(f"{steps} {name}" for steps, name in reached(changed)), sep="\n")
-        return 0
     os.environ.pop("IN_TEST", None)  # set, it would make nbdev_export do nothing
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        new_log = lambda: Path(tempfile.mkstemp(dir=folder)[1])
-        jobs = [pool.submit(run, title, math.inf, new_log(), command) for title, command in STEPS.items()]
-        if any(name.startswith(("iqa_repro/", "nbs/", "tests/", "tools/")) for name in changed):
-            multiprocessing.get_context("forkserver").set_forkserver_preload(
-                ["torch", "open_clip", "nbdev.test"]
-            )
-            forkserver.ensure_running()  # imports these once, for all files
-        files = sorted((steps, last.get(name, GUESS), name) for steps, name in reached(changed))
-        for steps, seconds, name in files:
-            due = begin + budget + 20 * (steps == 1) - seconds if steps else math.inf
-            jobs.append(pool.submit(run, name, due, new_log()))
-        results = [result for job in jobs if (result := job.result())]
-    ran = {title: round(seconds, 1) for title, _, seconds in results if (ROOT / title).is_file()}
-    SECONDS.parent.mkdir(exist_ok=True)
-    SECONDS.write_text(json.dumps(last | ran, indent=1, sort_keys=True), encoding="utf-8")
+    begin, whole, groups = time.monotonic(), sys.argv[1:] == ["--all"], {}
+    for title, *result in [run(title) for title in ALL] if whole else run_reached():
+        group = {"nbs": "notebooks", "tests": "test files"}.get(title.split("/")[0], title)
+        groups.setdefault(group, {})[title] = result
     print("\n=== summary")
-    for title, passed, seconds in results:
-        if title not in ran:
-            print(f"{'passed' if passed else 'FAILED'} {seconds:6.1f} s  {title}")
-    failed = [title for title, passed, _ in results if not passed]
-    for kind, folder in (("notebooks", "nbs/"), ("test files", "tests/")):
-        here = {name: steps for steps, _, name in files if name.startswith(folder)}
-        done, left = [name for name in here if name in ran], [here[name] for name in here if name not in ran]
-        verdict = "FAILED" if set(done) & set(failed) else "passed"
-        more = (
-            f"; {len(left)} further reached, {left.count(1)} of them directly: `make test` runs them"
-            if left
-            else ""
-        )
-        print(f"{verdict} {sum(ran[name] for name in done):6.1f} s  {len(done)} {kind}{more}")
-    print(
-        f"make check: {f'{len(failed)} FAILED' if failed else 'passed'} in {time.monotonic() - begin:.0f} s, slow tests left out"
-    )
-    return int(bool(failed))
+    for group, results in groups.items():
+        ran = [result for result in results.values() if result[0] is not None]
+        left = [title for title, (status, _) in results.items() if status is None]
+        count = f"{len(ran)} of {len(results)} " if group not in results else ""
+        more = f"; `make test` runs the others, first {left[0]}" if left else ""
+        verdict = "FAILED" if any(status for status, _ in ran) else "passed"
+        print(f"{verdict} {sum(seconds for _, seconds in ran):7.1f} s  {count}{group}{more}")
+    bad = [title for results in groups.values() for title, (status, _) in results.items() if status]
+    outcome = f"FAILED ({', '.join(bad)})" if bad else "passed"
+    print(f"make {'test' if whole else 'check'}: {outcome} in {time.monotonic() - begin:.0f} s")
+    return int(bool(bad))
 
 
 if __name__ == "__main__":

@@ -42,13 +42,6 @@ FOLDERS = {  # below nbs/, in reading order: headline, and what it is about
 SKIPPED = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
 
 
-def nbdev(root: Path, call: str) -> None:
-    "Run one function of nbdev on the project at `root`"
-    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # set, exports do nothing
-    command = [sys.executable, "-c", f"import nbdev.export, nbdev.clean, nbdev.doclinks as docs; {call}"]
-    subprocess.run(command, cwd=root, env=environment, check=True)
-
-
 def copy_project(target: Path) -> None:
     "Copy what nbdev reads: notebooks, settings and the hand-written `__init__.py` files"
     shutil.copytree(ROOT / "nbs", target / "nbs", ignore=SKIPPED)
@@ -73,11 +66,10 @@ def check() -> tuple[list[str], list[str]]:
         clean(root, "docs.nbdev_export(); ")
         exported, here = modules(root), modules(ROOT)
         dirty = [p for p in notebooks(ROOT) if p.read_bytes() != (root / p.relative_to(ROOT)).read_bytes()]
-    export = [f"{n}: exported by a notebook, but not here" for n in sorted(exported.keys() - here.keys())]
-    export += [f"{n}: no notebook exports it, delete it" for n in sorted(here.keys() - exported.keys())]
-    export += [
-        f"{n}: differs from its notebook" for n in sorted(exported) if here.get(n, exported[n]) != exported[n]
-    ]
+    words = {(True, False): "exported by a notebook, but not here"}  # whether it is exported, and here
+    words |= {(False, True): "no notebook exports it, delete it", (True, True): "differs from its notebook"}
+    wrong = [name for name in sorted(exported | here) if exported.get(name) != here.get(name)]
+    export = [f"{name}: {words[name in exported, name in here]}" for name in wrong]
     return export, [f"{path.relative_to(ROOT)}: {_what(path)}" for path in dirty]
 
 
@@ -116,7 +108,9 @@ def clean(root: Path, first: str = "") -> None:
         before = path.read_text(encoding="utf-8")
         if (after := nbformat.writes(book, version=nbformat.NO_CONVERT) + "\n") != before:
             path.write_text(after, encoding="utf-8")
-    nbdev(root, first + "nbdev.clean.nbdev_clean()")
+    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # set, exports do nothing
+    call = f"import nbdev.export, nbdev.clean, nbdev.doclinks as docs; {first}nbdev.clean.nbdev_clean()"
+    subprocess.run([sys.executable, "-c", call], cwd=root, env=environment, check=True)
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -135,16 +129,12 @@ def main(arguments: list[str]) -> int:
     if arguments == ["clean"]:
         clean(ROOT)
         return 0
-    wanted = {"check": (0, 1), "check-export": (0,), "check-clean": (1,)}
-    if len(arguments) != 1 or arguments[0] not in wanted:
+    if arguments not in (["check"], ["check-export"], ["check-clean"]):
         sys.exit(__doc__)
-    found = check()
-    problems = [
-        line
-        for i in wanted[arguments[0]]
-        if found[i]
-        for line in [*found[i], f"run `make {('export', 'clean')[i]}`"]
-    ]
+    problems = []
+    for remedy, lines in zip(("export", "clean"), check(), strict=True):
+        if lines and arguments[0] in ("check", f"check-{remedy}"):
+            problems += [*lines, f"run `make {remedy}`"]
     print("\n".join(problems) or "in step: nothing to change")
     return int(bool(problems))
 
