@@ -38,6 +38,9 @@ ALL = {  # two at a time, one thread each; nbdev_test itself knows no time limit
 RUN = re.compile(r"nbs/(\d.*|index)\.ipynb$|tests/test_\w+\.py$")  # files that are run
 SECONDS = ROOT / ".cache" / "check_seconds.json"  # file → seconds that it took the last time
 GUESS = 8  # seconds of a file that never ran here
+NAMED = re.compile(
+    r"\biqa_repro(?:\.| import )((?:\.?[^\W\d]\w*)+)"
+)  # in strings too: code for other processes
 SLOW = re.compile(r"playwright|test_(full_profile|reproduce|benchmarks|wheel)")
 HOUSE = ("tests/test_completeness.py", "tests/test_types.py")  # read all notebooks and modules
 
@@ -111,10 +114,7 @@ def reached(changed: set[str]) -> list[tuple[int, str]]:
         if name in changed or exported and f"iqa_repro.{exported[1]}" in modules:
             found.append((0, name))
         elif name.endswith(".ipynb") or not SLOW.search(name + code):
-            told = re.findall(
-                r"\biqa_repro(?:\.| import )([\w.]+)", code
-            )  # in strings, too, for other processes
-            imports = [f"import iqa_repro.{_PLACES.get(one, one)}" for one in told]
+            imports = [f"import iqa_repro.{_PLACES.get(one, one)}" for one in NAMED.findall(code)]
             steps = sum(map(touches, imported_modules("\n".join([code, *imports]))))
             direct = any(re.search(user, code) for user in users)
             direct |= name in HOUSE and bool(modules or any(one.endswith(".ipynb") for one in changed))
