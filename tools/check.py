@@ -38,9 +38,7 @@ ALL = {  # two at a time, one thread each; nbdev_test itself knows no time limit
 RUN = re.compile(r"nbs/(\d.*|index)\.ipynb$|tests/test_\w+\.py$")  # files that are run
 SECONDS = ROOT / ".cache" / "check_seconds.json"  # file → seconds that it took the last time
 GUESS = 8  # seconds of a file that never ran here
-NAMED = re.compile(
-    r"\biqa_repro(?:\.| import )((?:\.?[^\W\d]\w*)+)"
-)  # in strings too: code for other processes
+NAMED = re.compile(r"\biqa_repro(?:\.| import )((?:\.?[^\W\d]\w*)+)")  # also in code for other processes
 SLOW = re.compile(r"playwright|test_(full_profile|reproduce|benchmarks|wheel)")
 HOUSE = ("tests/test_completeness.py", "tests/test_types.py")  # read all notebooks and modules
 
@@ -69,10 +67,8 @@ def changed_files() -> tuple[str, set[str]]:
             base = "HEAD~1"
     if not git(f"rev-parse --verify '{base}'"):
         sys.exit(f"git knows no revision {base}")
-    return base, {
-        *git(f"diff --name-only --no-renames '{base}'"),
-        *git("ls-files --others --exclude-standard"),
-    }
+    new = git("ls-files --others --exclude-standard")
+    return base, {*git(f"diff --name-only --no-renames '{base}'"), *new}
 
 
 def changed_modules(changed: set[str]) -> set[str]:
@@ -207,11 +203,11 @@ def main() -> int:
         left = [title for title, (status, _) in results.items() if status is None]
         count = f"{len(ran)} of {len(results)} " if group not in results else ""
         more = f"; `make test` runs the others, first {left[0]}" if left else ""
-        verdict = "FAILED" if any(status for status, _ in ran) else "passed"
+        verdict = "FAILED" if any(status for status, _ in ran) else "passed" if ran else "no run"
         print(f"{verdict} {sum(seconds for _, seconds in ran):7.1f} s  {count}{group}{more}")
     bad = [title for results in groups.values() for title, (status, _) in results.items() if status]
-    outcome = f"FAILED ({', '.join(bad)})" if bad else "passed"
-    print(f"make {'test' if whole else 'check'}: {outcome} in {time.monotonic() - begin:.0f} s")
+    outcome = f"make {'test' if whole else 'check'}: {'FAILED' if bad else 'passed'} in {time.monotonic() - begin:.0f} s"
+    print(outcome, *bad, sep="\n  ")
     return int(bool(bad))
 
 

@@ -95,11 +95,10 @@ def run(source: Path, target: Path) -> None:
     from execnb.shell import CaptureShell
 
     os.chdir(source.parent)
-    skipped = re.compile(r"^#\| *(eval: *false|slow|gpu|notest)", re.M)
+    skipped = lambda cell: bool(re.search(r"^#\| *(eval: *false|slow|gpu|notest)", cell.source, re.M))
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
-    shell = CaptureShell(source)
-    shell.execute(source, part, exc_stop=True, preproc=lambda cell: bool(skipped.search(cell.source)))
+    CaptureShell(source).execute(source, part, exc_stop=True, preproc=skipped)
     os.replace(part, target)
 
 
@@ -171,8 +170,7 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
     resources = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}
     body, resources = MarkdownExporter().from_notebook_node(book, resources)
     if name != "index.ipynb":
-        about = f"`nbs/{name}`" + (f" → `iqa_repro.{module[1]}`" if module else "")
-        about += f"\n{result(name, target)}"
+        about = f"`nbs/{name}`{f' → `iqa_repro.{module[1]}`' if module else ''}\n{result(name, target)}"
         body = re.sub(r"(?:^|\n)# .+\n(?:\n*>.*\n)*", lambda m: f"{m[0]}\n{about}", body + "\n", count=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     for file, content in resources.get("outputs", {}).items():

@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -114,11 +114,9 @@ def run_all(browser, address: str, token: str, notebook: str, picture: Path | No
         page.goto(f"{address}/lab/tree/{notebook}?reset&token={token}", timeout=120_000)
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
         page.wait_for_function(KERNEL_READY, timeout=120_000, polling=500)
-        try:  # on first use it asks whether to fetch news
-            news = page.locator(".jp-toast-button, .jp-Dialog button").filter(has_text="No").first
-            news.click(timeout=2000)
-        except PlaywrightTimeout:
-            pass
+        with suppress(PlaywrightTimeout):  # on first use it asks whether to fetch news
+            news = page.locator(".jp-toast-button, .jp-Dialog button").filter(has_text="No")
+            news.first.click(timeout=2000)
         menu(page, "Run", "Run All Cells")
         try:
             page.wait_for_function(FINISHED, timeout=1000 * timeout, polling=500)
@@ -197,9 +195,8 @@ def main() -> int:
     more("--pictures", type=Path, help="folder for screenshots (default: none are made)")
     more("--timeout", type=float, default=600, help="seconds for the cells of one (default: 600)")
     options = parser.parse_args()
-    for notebook in options.notebooks:
-        if not (ROOT / notebook).is_file():
-            parser.error(f"there is no {notebook} below the project")
+    if missing := [notebook for notebook in options.notebooks if not (ROOT / notebook).is_file()]:
+        parser.error(f"there is no {missing[0]} below the project")
     failed = 0
     for name, seconds, shown, problems in check(options.notebooks, options.timeout, options.pictures):
         failed, verdict = failed + bool(problems), "FAILED" if problems else "passed"

@@ -53,18 +53,13 @@ def copy_project(target: Path) -> None:
         shutil.copy(path, copy)
 
 
-def modules(root: Path) -> dict[str, bytes]:
-    "Path → content of every Python file of the package at `root`"
-    files = (root / "iqa_repro").rglob("*.py")
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files if "__pycache__" not in p.parts}
-
-
 def check() -> tuple[list[str], list[str]]:
     "One line for each module that is not what its notebook exports, and for each notebook that cleaning would change"
+    read = lambda root: {p.relative_to(root): p.read_bytes() for p in (root / "iqa_repro").rglob("*.py")}
     with tempfile.TemporaryDirectory() as folder:
         copy_project(root := Path(folder))
         clean(root, "docs.nbdev_export(); ")
-        exported, here = modules(root), modules(ROOT)
+        exported, here = read(root), read(ROOT)
         dirty = [p for p in notebooks(ROOT) if p.read_bytes() != (root / p.relative_to(ROOT)).read_bytes()]
     words = {(True, False): "exported by a notebook, but not here"}  # whether it is exported, and here
     words |= {(False, True): "no notebook exports it, delete it", (True, True): "differs from its notebook"}
@@ -82,18 +77,15 @@ def in_folder(root: Path, folder: str) -> list[Path]:
 def list_in_index(root: Path) -> None:
     'Write the list of all notebooks, with their titles, below the index\'s headline "Every notebook"'
     path, lines = root / "nbs" / "index.ipynb", []
+    texts = lambda p: [c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == "markdown"]
+    title = lambda p: texts(p)[0].splitlines()[0].removeprefix("# ").strip()
     for folder, (headline, about) in FOLDERS.items():
-        links = [f"[{_title(p)}]({folder}/{p.name})" for p in in_folder(root, folder)]
+        links = [f"[{title(p)}]({folder}/{p.name})" for p in in_folder(root, folder)]
         lines += [f"**{headline}**, {about}: {' · '.join(links)}"] if links else []
     book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     cell = next(c for c in book.cells if c.source.startswith("## Every notebook"))
     cell.source = "\n\n".join([*cell.source.split("\n\n")[:2], *lines])
     path.write_text(nbformat.writes(book, version=nbformat.NO_CONVERT) + "\n", encoding="utf-8")
-
-
-def _title(path: Path) -> str:
-    first = next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
-    return first.source.splitlines()[0].removeprefix("# ").strip()
 
 
 def clean(root: Path, first: str = "") -> None:
