@@ -17,7 +17,7 @@ FIGURES = paper_figures/$(basename $(notdir $(PROFILE)))
 CORES := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $$((n > 4 ? 4 : n)))
 export OMP_NUM_THREADS ?= $(CORES)
 
-.PHONY: help setup reproduce test benchmark export clean lab docs tiny
+.PHONY: help setup reproduce test check benchmark export clean lab docs tiny
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,7 +42,10 @@ reproduce: $(STAMP) ## make the tables and figures that are not up to date (PROF
 	exit $$status
 
 test: $(STAMP) ## export and clean checks, ruff, nbdev_test, pytest, every experiment with smoke=True
-	@tools/test.sh $(VENV)/bin
+	@$(PY) tools/check.py --all
+
+check: $(STAMP) ## types, lint, export, and in two minutes the notebooks and tests that a change reaches (BASE=revision, BUDGET=seconds)
+	@$(PY) tools/check.py
 
 benchmark: $(STAMP) ## measure the savings of speed and memory as ratios
 	$(PY) -c 'from pathlib import Path; from iqa_repro.batch.execution import run_notebook as run; [run(p, f"$(FIGURES)/benchmark/{p.stem}/run.ipynb", {"profile": "$(PROFILE)"}, True) for p in sorted(Path("nbs/benchmarks").glob("*.ipynb"))]'

@@ -1,4 +1,4 @@
-"Files of minutes come first: two run at a time (tools/test.sh), and a long one at the end would keep the other process waiting."
+"Files of minutes come first: two run at a time (tools/check.py), and a long one at the end would keep the other process waiting."
 
 LONG = ("test_full_profile.py", "test_reproduce.py", "test_benchmarks.py")
 

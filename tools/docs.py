@@ -12,7 +12,6 @@ import hashlib
 import html
 import importlib.util
 import json
-import logging
 import os
 import re
 import shutil
@@ -20,19 +19,16 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64decode
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
-from multiprocessing import get_context, set_start_method
 from pathlib import Path, PurePosixPath
 
 import nbformat
-from notebooks import FOLDERS, in_folder
+from check import ROOT, code_of, in_process, preload
+from notebooks import FOLDERS, copy_project, in_folder
 
-ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "paper_figures" / "embedded"  # the committed results
 PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-PORTION = 12  # notebooks that one process runs
 NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
 STYLE = """
 math { font-size: 1.08em; }
@@ -49,20 +45,29 @@ math[display="block"] { overflow-x: auto; overflow-y: hidden; padding: .3em 0; }
 .md-typeset h1 { font-weight: 500; color: inherit; }
 @media print { math { overflow: visible; } }
 """
-
-
-# --- which notebooks, in which order ---------------------------------------------------------------------------------
+SETTINGS = """
+site_name: iqa_repro
+site_description: GRMP-IQA and UniQA, notebook by notebook
+use_directory_urls: false  # pages open from the disk too; only the search wants a server
+theme:
+  name: material
+  font: false
+  features: [navigation.footer, navigation.top, navigation.prune, toc.follow, search.highlight, content.code.copy]
+  palette:
+  - {media: "(prefers-color-scheme: light)", scheme: default, primary: blue grey, accent: teal, toggle: {icon: material/weather-night, name: to dark mode}}
+  - {media: "(prefers-color-scheme: dark)", scheme: slate, primary: black, accent: teal, toggle: {icon: material/weather-sunny, name: to light mode}}
+plugins: [search]
+markdown_extensions: [tables, attr_list, pymdownx.superfences, pymdownx.inlinehilite, {pymdownx.highlight: {pygments_lang_class: true}}, {pymdownx.arithmatex: {generic: true}}, {toc: {permalink: true}}]
+extra_css: [style.css]
+validation: {nav: {omitted_files: ignore}, links: {anchors: warn, absolute_links: warn}}
+"""
 
 
 def sections(wanted: list[str]) -> dict[str, list[str]]:
     "Headline → notebooks below nbs/, in reading order; `wanted` are patterns, none means all"
-    found = {}
-    for folder, (headline, _) in FOLDERS.items():
-        names = [path.relative_to(ROOT / "nbs").as_posix() for path in in_folder(ROOT, folder)]
-        names = [name for name in names if not wanted or any(fnmatch(name, pattern) for pattern in wanted)]
-        if names:
-            found[headline] = names
-    return found
+    chosen = lambda name: any(fnmatch(name, pattern) for pattern in wanted or "*")
+    books = {folder: [f"{folder}/{path.name}" for path in in_folder(ROOT, folder)] for folder in FOLDERS}
+    return {FOLDERS[f][0]: part for f, names in books.items() if (part := list(filter(chosen, names)))}
 
 
 def is_library(name: str) -> bool:
@@ -70,23 +75,16 @@ def is_library(name: str) -> bool:
     return name == "index.ipynb" or name[0].isdigit()
 
 
-# --- running them -----------------------------------------------------------------------------------------------------
-
-
 def digest(path: Path) -> str:
     "Of the notebook, and of the package's code that it reaches"
     from iqa_repro.batch.graph import code_parts
 
-    book = nbformat.read(path, as_version=4)
-    code = [
-        c.source for c in book.cells if c.cell_type == "code" and not c.source.lstrip().startswith(("%", "!"))
-    ]
-    package = ROOT / "iqa_repro"
-    lazy = re.search(r"^\s*import iqa_repro$", "\n".join(code), re.M)  # its names come from anywhere
-    files = package.rglob("*.py" if lazy else "*.toml")
+    code = code_of(path)
+    lazy = re.search(r"^\s*import iqa_repro$", code, re.M)  # its names come from anywhere
+    files = (ROOT / "iqa_repro").rglob("*.py" if lazy else "*.toml")
     parts = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
-    parts |= code_parts("\n".join(code)) | {"outputs": "1"}
-    parts["notebook"] = [(cell.cell_type, cell.source) for cell in book.cells]
+    parts |= code_parts(code) | {"outputs": "1"}
+    parts["notebook"] = [(cell.cell_type, cell.source) for cell in nbformat.read(path, as_version=4).cells]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -94,50 +92,31 @@ def run(source: Path, target: Path) -> None:
     "Run a notebook as nbdev_test does, in its own folder, and keep its outputs"
     os.environ["IN_TEST"] = "1"  # its last cell exports nothing
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    set_start_method(
-        None, force=True
-    )  # a process that was spawned would spawn, whatever the system's own way is
     from execnb.shell import CaptureShell
 
     os.chdir(source.parent)
-    skipped = re.compile(r"^#\| *(eval: *false|slow|gpu|notest)", re.M)
+    skipped = lambda cell: bool(re.search(r"^#\| *(eval: *false|slow|gpu|notest)", cell.source, re.M))
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
-    shell = CaptureShell(source)
-    shell.execute(source, part, exc_stop=True, preproc=lambda cell: bool(skipped.search(cell.source)))
+    CaptureShell(source).execute(source, part, exc_stop=True, preproc=skipped)
     os.replace(part, target)
-    if pyplot := sys.modules.get("matplotlib.pyplot"):
-        pyplot.close("all")
 
 
-def run_all(
-    names: list[str], cache: Path, jobs: int, folder: Path = ROOT / "nbs"
-) -> tuple[dict[str, Path], dict[str, str]]:
+def run_all(names: list[str], cache: Path, jobs: int, folder: Path = ROOT / "nbs") -> tuple[dict, dict]:
     "Executed copies of notebooks, made where they are not there; and why others failed"
     copies = {name: cache / Path(name).with_suffix("") / f"{digest(folder / name)}.ipynb" for name in names}
     todo, failed = [name for name in names if not copies[name].exists()], {}
     print(f"{len(names) - len(todo)} notebooks are as they were, {len(todo)} to run", flush=True)
-    done, portion = 0, PORTION * jobs
-    for start in range(
-        0, len(todo), portion
-    ):  # fresh processes now and then (max_tasks_per_child hangs in Python 3.11)
-        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-            part = todo[start : start + portion]
-            futures = {pool.submit(run, folder / name, copies[name]): name for name in part}
-            for future in as_completed(futures):
-                name, error, done = futures[future], future.exception(), done + 1
-                if isinstance(error, BrokenProcessPool):
-                    failed[name] = "its process was killed, or that of a notebook beside it (out of memory?)"
-                elif error:
-                    failed[name] = f"{type(error).__name__}: {error}"
-                else:
-                    for old in set(copies[name].parent.glob("*.ipynb")) - {copies[name]}:
-                        old.unlink()
-                print(f"[{done}/{len(todo)}] {name}{' FAILED' if error else ''}", flush=True)
+    preload()
+    with ThreadPoolExecutor(jobs) as pool:
+        ended = pool.map(lambda name: in_process(run, folder / name, copies[name]), todo)
+        for done, (name, (status, said)) in enumerate(zip(todo, ended, strict=True), 1):
+            if status:
+                failed[name] = said.strip().rpartition("\n")[2] if status > 0 else "killed (out of memory?)"
+            else:
+                [old.unlink() for old in copies[name].parent.glob("*.ipynb") if old != copies[name]]
+            print(f"[{done}/{len(todo)}] {name}{' FAILED' if status else ''}", flush=True)
     return copies, failed
-
-
-# --- a notebook as a page ---------------------------------------------------------------------------------------------
 
 
 def relink(text: str, name: str, pages: set[str]) -> str:
@@ -170,9 +149,8 @@ def readable(book, name: str, pages: set[str]) -> dict[bytes, int]:
                 if "text/html" in data:
                     data["text/html"] = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S)
                 data.pop("application/vnd.jupyter.widget-view+json", None)
-                if (
-                    width := output.get("metadata", {}).get("image/png", {}).get("width")
-                ):  # drawn with twice the pixels
+                # drawn with twice the pixels
+                if width := output.get("metadata", {}).get("image/png", {}).get("width"):
                     widths[hashlib.sha256(b64decode(data["image/png"])).digest()] = width
         else:
             cell.source = spaced(relink(cell.source, name, pages))
@@ -192,8 +170,7 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
     resources = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}
     body, resources = MarkdownExporter().from_notebook_node(book, resources)
     if name != "index.ipynb":
-        about = f"`nbs/{name}`" + (f" → `iqa_repro.{module[1]}`" if module else "")
-        about += f"\n{result(name, target)}"
+        about = f"`nbs/{name}`{f' → `iqa_repro.{module[1]}`' if module else ''}\n{result(name, target)}"
         body = re.sub(r"(?:^|\n)# .+\n(?:\n*>.*\n)*", lambda m: f"{m[0]}\n{about}", body + "\n", count=1)
     target.parent.mkdir(parents=True, exist_ok=True)
     for file, content in resources.get("outputs", {}).items():
@@ -204,25 +181,16 @@ def as_page(source: Path, name: str, pages: set[str], site: Path) -> None:
     target.write_text(body, encoding="utf-8")
 
 
-def artefacts(name: str) -> list[str]:
-    "What a notebook writes, as folders of a profile's results: one may write several figures"
-    from iqa_repro.batch.needs import list_artefacts, notebook_of
-
-    stem = name.removesuffix(".ipynb")
-    if not stem.startswith("experiments/"):
-        return [stem.replace("benchmarks", "benchmark")]
-    stem = stem.removeprefix("experiments/")
-    return [one for one in list_artefacts() if notebook_of(one) == stem]
-
-
 def result(name: str, beside: Path) -> str:
     "What the committed run of a notebook came to: figures, verdicts and tables; the figures are put `beside` its page"
     if is_library(name):
         return ""
+    from iqa_repro.batch.needs import list_artefacts, notebook_of
     from iqa_repro.batch.report import alt_text, read_table, table_blocks
 
-    parts, own = [], set()
-    for one in artefacts(name):
+    parts, own, stem = [], set(), name.removesuffix(".ipynb").removeprefix("experiments/")
+    several = [one for one in list_artefacts() if notebook_of(one) == stem]  # one may write several figures
+    for one in several or [stem.replace("benchmarks", "benchmark")]:
         folder, title = FIGURES / one, one.split("/")[1]
         if (folder / "figure.png").exists():
             picture = beside.with_name(f"{beside.stem}_{title}.png")
@@ -238,10 +206,8 @@ def result(name: str, beside: Path) -> str:
             table = read_table(folder / "table.csv")
             own.update(row.get("stand_in", "True") for row in table)
             for caption, laid in table_blocks(table):
-                heads, rows = (
-                    [head for head, _ in laid["heads"]],
-                    [[c for c, _ in row] for row in laid["rows"]],
-                )
+                heads = [head for head, _ in laid["heads"]]
+                rows = [[cell for cell, _ in row] for row in laid["rows"]]
                 same = "".join(f"; {key}: {value}" for key, value in laid["common"] if value)
                 parts.append(folded(f"{title}: {caption[0].lower()}{caption[1:]}{same}", heads, rows))
     kind = "The paper's own material" if own == {"False"} else "Embedded stand-in"
@@ -275,9 +241,6 @@ def project_pages(site: Path, pages: set[str]) -> dict[str, str]:
     return titles
 
 
-# --- the site ---------------------------------------------------------------------------------------------------------
-
-
 SCRIPT = {letter: chr(0x1D49C + place) for place, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
 SCRIPT |= dict(zip("BEFHILMR", "ℬℰℱℋℐℒℳℛ", strict=True))  # older than the row of the others
 NAMED = "<mi>(?:log|ln|exp|cos|sin|arccos|lim)</mi>"
@@ -306,77 +269,9 @@ def on_page_content(content, page, **_):
     return re.sub(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', block, content, flags=re.S)
 
 
-def settings(site: Path, output: Path, navigation: list) -> dict:
-    "What mkdocs is told"
-    toggle = {"light": ("dark", "default", "weather-night"), "dark": ("light", "slate", "weather-sunny")}
-    palette = [
-        {
-            "media": f"(prefers-color-scheme: {scheme})",
-            "scheme": colours,
-            "primary": "blue grey" if scheme == "light" else "black",
-            "accent": "teal",
-            "toggle": {"icon": f"material/{icon}", "name": f"to {other} mode"},
-        }
-        for scheme, (other, colours, icon) in toggle.items()
-    ]
-    features = [
-        "navigation.footer",
-        "navigation.top",
-        "navigation.prune",
-        "toc.follow",
-        "search.highlight",
-        "content.code.copy",
-    ]
-    extensions = [
-        "tables",
-        "attr_list",
-        "pymdownx.superfences",
-        "pymdownx.highlight",
-        "pymdownx.inlinehilite",
-    ]
-    extensions += [{"pymdownx.highlight": {"pygments_lang_class": True}}]
-    extensions += [{"pymdownx.arithmatex": {"generic": True}}, {"toc": {"permalink": True}}]
-    return {
-        "site_name": "iqa_repro",
-        "site_description": "GRMP-IQA and UniQA, notebook by notebook",
-        "docs_dir": str(site),
-        "site_dir": str(output),
-        "use_directory_urls": False,  # pages open from the disk too; only the search wants a server
-        "theme": {"name": "material", "font": False, "palette": palette, "features": features},
-        "plugins": ["search"],
-        "markdown_extensions": extensions,
-        "extra_css": ["style.css"],
-        "hooks": [str(Path(__file__).resolve())],
-        "nav": navigation,
-        "validation": {
-            "nav": {"omitted_files": "ignore"},
-            "links": {"anchors": "warn", "absolute_links": "warn"},
-        },
-    }
-
-
-class Kept(logging.Handler):
-    "Warnings of mkdocs, such as a link that leads nowhere"
-
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.messages = []
-
-    def emit(self, record):
-        self.messages.append(record.getMessage())
-
-
-def title_of(path: Path) -> str:
-    "First headline of a page, as it stands in the navigation"
-    return re.search(r"(?m)^# (.+)$", path.read_text(encoding="utf-8"))[1].replace("`", "")
-
-
 def build(output: Path, wanted: list[str], jobs: int = 1, execute: bool = True) -> list[str]:
     "Make the site; returns what went wrong"
-    os.environ["NO_MKDOCS_2_WARNING"] = "1"
     import yaml
-    from mkdocs.commands.build import build as mkdocs_build
-    from mkdocs.config import load_config
 
     from iqa_repro.core.paths import cache_root
 
@@ -393,31 +288,26 @@ def build(output: Path, wanted: list[str], jobs: int = 1, execute: bool = True) 
             as_page(copies.get(name, ROOT / "nbs" / name), name, set(names), site)
         shutil.copytree(ROOT / "nbs" / "images", site / "images")
         (site / "style.css").write_text(STYLE, encoding="utf-8")
-        pages = {
-            part: [name.replace(".ipynb", ".md") for name in members] for part, members in chosen.items()
-        }
         navigation = [{"Where to go": "index.md"}]
-        navigation += [{part: [{title_of(site / p): p} for p in members]} for part, members in pages.items()]
-        navigation += [
+        for part, members in chosen.items():
+            pages = [name.replace(".ipynb", ".md") for name in members]
+            title = lambda page: re.search(r"(?m)^# (.+)$", (site / page).read_text(encoding="utf-8"))[1]
+            navigation.append({part: [{title(page).replace("`", ""): page} for page in pages]})
+        navigation.append(
             {"Project": [{title: page} for title, page in project_pages(site, set(names)).items()]}
-        ]
-        config = Path(folder) / "mkdocs.yml"
-        config.write_text(
-            yaml.safe_dump(settings(site, output, navigation), sort_keys=False), encoding="utf-8"
         )
-        kept, logger = Kept(), logging.getLogger("mkdocs")
-        logger.addHandler(kept)
-        try:
-            mkdocs_build(load_config(str(config)))
-        finally:
-            logger.removeHandler(kept)
-    return kept.messages
+        own = {"docs_dir": str(site), "site_dir": str(output), "hooks": [__file__], "nav": navigation}
+        config = Path(folder) / "mkdocs.yml"
+        config.write_text(SETTINGS + yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", config]
+        environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+        made = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in made.stderr.splitlines() if not line.startswith("INFO")]
+    return lines or [f"mkdocs ended with {made.returncode}"] if made.returncode else []
 
 
 def quarto(output: Path) -> list[str]:
     "The site that nbdev makes with Quarto, in a copy: it would write README.md anew and settings beside the notebooks"
-    from notebooks import copy_project
-
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
         for name in PROJECT:
@@ -433,13 +323,12 @@ def quarto(output: Path) -> list[str]:
 def main() -> int:
     "0 when the site is whole"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("wanted", nargs="*", help="patterns below nbs/, such as '4_methods/*' (default: all)")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "_docs", help="folder of the site (default: _docs)"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at a time (default: 1)")
-    parser.add_argument("--no-run", action="store_true", help="show the library's notebooks without outputs")
-    parser.add_argument("--no-quarto", action="store_true", help="mkdocs-material even where Quarto is there")
+    more = parser.add_argument
+    more("wanted", nargs="*", help="patterns below nbs/, such as '4_methods/*' (default: all)")
+    more("--output", type=Path, default=ROOT / "_docs", help="folder of the site (default: _docs)")
+    more("--jobs", type=int, default=1, help="notebooks that run at a time (default: 1)")
+    more("--no-run", action="store_true", help="show the library's notebooks without outputs")
+    more("--no-quarto", action="store_true", help="mkdocs-material even where Quarto is there")
     options = parser.parse_args()
     if shutil.which("quarto") and not (options.no_quarto or options.wanted):
         problems = quarto(options.output.resolve())
@@ -447,16 +336,10 @@ def main() -> int:
         parser.error(f"{', '.join(missing)} not installed: pip install -e '.[docs]'")
     else:
         problems = build(options.output.resolve(), options.wanted, max(1, options.jobs), not options.no_run)
-    print(
-        "\n".join(problems)
-        or f"the site is in {options.output}; to read it: python -m http.server -d {options.output}"
-    )
+    made = f"the site is in {options.output}; to read it: python -m http.server -d {options.output}"
+    print("\n".join(problems) or made)
     return int(bool(problems))
 
 
-if (
-    __name__ == "__main__"
-):  # by its name: a notebook that runs takes the place of __main__, where a pool would look for `run`
-    import docs
-
-    sys.exit(docs.main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -30,15 +30,7 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = (
-    "nbs",
-    "iqa_repro",
-    "tests",
-    "Snakefile",
-    "settings.ini",
-    "pyproject.toml",
-    "setup.py",
-    "constraints.txt",
-    "README.md",
+    "nbs iqa_repro tests Snakefile settings.ini pyproject.toml setup.py constraints.txt README.md".split()
 )
 BROWSER = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 WIDTH, TALLEST = 1400, 16000  # pixels of the screenshot
@@ -52,10 +44,9 @@ FINISHED = """() => {
   const failed = cells.some(c => c.outputs.toJSON().some(o => o.output_type === 'error'));
   return !cells.some(c => c.executionState === 'running') && (failed || cells.every(c => c.executionCount));
 }"""
-KERNEL_READY = (
-    "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-)
-SAVED = "() => !window.jupyterapp.shell.currentWidget.context.model.dirty"
+PANEL = "window.jupyterapp?.shell.currentWidget"
+KERNEL_READY = f"() => {PANEL}?.sessionContext?.session?.kernel?.status === 'idle'"
+SAVED = f"() => !{PANEL}.context.model.dirty"
 TO_TOP = "() => document.querySelector('.jp-WindowedPanel-outer')?.scrollTo(0, 0)"
 HEIGHT = "() => document.querySelector('.jp-WindowedPanel-inner')?.scrollHeight ?? 1000"
 
@@ -77,12 +68,8 @@ def jupyterlab(folder: Path, served: str = "", *more: str):
         port = probe.getsockname()[1]
     token, address = secrets.token_hex(16), f"http://127.0.0.1:{port}"
     options = ["--no-browser", "--allow-root", "--expose-app-in-browser", "--ip=127.0.0.1", f"--port={port}"]
-    options += [
-        "--ServerApp.port_retries=0",
-        f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder / served}",
-        *more,
-    ]
+    options += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", *more]
+    options += [f"--ServerApp.root_dir={folder / served}"]
     environment = os.environ | {"PYTHONPATH": str(folder)}  # the copy's package, not the installed one
     with open(folder / "jupyterlab.log", "w") as log:
         command = [sys.executable, "-m", "jupyterlab", *options]
@@ -118,9 +105,7 @@ def chromium():
         browser.close()
 
 
-def run_all(
-    browser, address: str, token: str, notebook: str, picture: Path | None, timeout: float
-) -> list[str]:
+def run_all(browser, address: str, token: str, notebook: str, picture: Path | None, timeout) -> list[str]:
     "Open, run, save and photograph the notebook; returns errors that the page itself raised"
     raised = []
     page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
@@ -129,11 +114,9 @@ def run_all(
         page.goto(f"{address}/lab/tree/{notebook}?reset&token={token}", timeout=120_000)
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
         page.wait_for_function(KERNEL_READY, timeout=120_000, polling=500)
-        try:  # on first use it asks whether to fetch news
-            news = page.locator(".jp-toast-button, .jp-Dialog button").filter(has_text="No").first
-            news.click(timeout=2000)
-        except PlaywrightTimeout:
-            pass
+        with suppress(PlaywrightTimeout):  # on first use it asks whether to fetch news
+            news = page.locator(".jp-toast-button, .jp-Dialog button").filter(has_text="No")
+            news.first.click(timeout=2000)
         menu(page, "Run", "Run All Cells")
         try:
             page.wait_for_function(FINISHED, timeout=1000 * timeout, polling=500)
@@ -166,33 +149,27 @@ def photograph(page, picture: Path) -> None:
 
 def stop_kernels(address: str, token: str) -> None:
     "End all sessions of the server with their kernels: each holds the memory of its notebook"
-    headers = {"Authorization": f"token {token}"}
-    with urllib.request.urlopen(urllib.request.Request(f"{address}/api/sessions", headers=headers)) as answer:
-        sessions = json.load(answer)
-    for session in sessions:
-        end = urllib.request.Request(
-            f"{address}/api/sessions/{session['id']}", headers=headers, method="DELETE"
-        )
-        urllib.request.urlopen(end).close()
+    place, headers = f"{address}/api/sessions", {"Authorization": f"token {token}"}
+    ask = lambda path, method: urllib.request.urlopen(
+        urllib.request.Request(path, None, headers, method=method)
+    )
+    with ask(place, "GET") as answer:
+        for session in json.load(answer):
+            ask(f"{place}/{session['id']}", "DELETE").close()
 
 
 def check(
-    notebooks: list[str],  # paths below the project, such as nbs/4_methods/grmp/01_qgr.ipynb
-    timeout: float,  # seconds for the cells of one
-    pictures: Path | None = None,  # folder for screenshots
-    root: Path = ROOT,  # the project
-) -> Iterator[
-    tuple[str, float, int, list[str]]
-]:  # notebook, seconds, code cells with outputs, what went wrong
-    "Run notebooks one after the other in one JupyterLab"
+    notebooks: list[str], timeout: float, pictures: Path | None = None, root: Path = ROOT
+) -> Iterator[tuple]:
+    """Run notebooks one after the other in one JupyterLab: paths below the project `root`, seconds for one, folder for
+    screenshots; yields notebook, seconds, code cells with outputs, what went wrong"""
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder), root)
         with jupyterlab(Path(folder)) as (address, token), chromium() as browser:
             for notebook in notebooks:
                 start = time.monotonic()
-                picture = (
-                    pictures and pictures / f"{notebook.removeprefix('nbs/').replace('/', '_')[:-6]}.png"
-                )
+                name = notebook.removeprefix("nbs/").replace("/", "_")
+                picture = pictures and pictures / f"{name.removesuffix('.ipynb')}.png"
                 raised = run_all(browser, address, token, notebook, picture, timeout)
                 shown, problems = report(Path(folder) / notebook)
                 yield notebook, time.monotonic() - start, shown, problems + raised
@@ -205,33 +182,25 @@ def report(path: Path) -> tuple[int, list[str]]:
     for number, cell in enumerate(code, 1):
         errors = [f"{o.ename}: {o.evalue}" for o in cell.outputs if o.output_type == "error"]
         if errors or cell.execution_count is None:
-            problems.append(
-                f"code cell {number}: {'; '.join(errors) or 'never ran'} | {cell.source.splitlines()[0]}"
-            )
+            what = "; ".join(errors) or "never ran"
+            problems.append(f"code cell {number}: {what} | {cell.source.splitlines()[0]}")
     return sum(bool(c.outputs) for c in code), problems
 
 
 def main() -> int:
     "0 when all cells ran without an error"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "notebooks", nargs="+", help="paths below the project, such as nbs/4_methods/grmp/01_qgr.ipynb"
-    )
-    parser.add_argument("--pictures", type=Path, help="folder for screenshots (default: none are made)")
-    parser.add_argument(
-        "--timeout", type=float, default=600, help="seconds for the cells of one (default: 600)"
-    )
+    more = parser.add_argument
+    more("notebooks", nargs="+", help="paths below the project, such as nbs/4_methods/grmp/01_qgr.ipynb")
+    more("--pictures", type=Path, help="folder for screenshots (default: none are made)")
+    more("--timeout", type=float, default=600, help="seconds for the cells of one (default: 600)")
     options = parser.parse_args()
-    for notebook in options.notebooks:
-        if not (ROOT / notebook).is_file():
-            parser.error(f"there is no {notebook} below the project")
+    if missing := [notebook for notebook in options.notebooks if not (ROOT / notebook).is_file()]:
+        parser.error(f"there is no {missing[0]} below the project")
     failed = 0
     for name, seconds, shown, problems in check(options.notebooks, options.timeout, options.pictures):
-        failed += bool(problems)
-        print(
-            f"{seconds:6.1f} s  {'FAILED' if problems else 'passed'}  {name}, {shown} cells with outputs",
-            flush=True,
-        )
+        failed, verdict = failed + bool(problems), "FAILED" if problems else "passed"
+        print(f"{seconds:6.1f} s  {verdict}  {name}, {shown} cells with outputs", flush=True)
         print("".join(f"          {problem}\n" for problem in problems), end="", flush=True)
     print(f"{len(options.notebooks) - failed} of {len(options.notebooks)} notebooks ran without an error")
     return int(bool(failed))

@@ -1,5 +1,6 @@
 """Keep the notebooks clean and the package in step with them.
 
+    python tools/notebooks.py check          # both of the next two, in the time of one
     python tools/notebooks.py check-export   # is iqa_repro/ exactly what the notebooks export?
     python tools/notebooks.py check-clean    # would `clean` change a notebook?
     python tools/notebooks.py clean          # strip outputs, execution counts and stray metadata; list all notebooks in the index
@@ -41,13 +42,6 @@ FOLDERS = {  # below nbs/, in reading order: headline, and what it is about
 SKIPPED = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
 
 
-def nbdev(root: Path, call: str) -> None:
-    "Run one function of nbdev on the project at `root`"
-    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # set, exports do nothing
-    command = [sys.executable, "-c", f"import nbdev.export, nbdev.clean, nbdev.doclinks as docs; {call}"]
-    subprocess.run(command, cwd=root, env=environment, check=True)
-
-
 def copy_project(target: Path) -> None:
     "Copy what nbdev reads: notebooks, settings and the hand-written `__init__.py` files"
     shutil.copytree(ROOT / "nbs", target / "nbs", ignore=SKIPPED)
@@ -59,28 +53,19 @@ def copy_project(target: Path) -> None:
         shutil.copy(path, copy)
 
 
-def modules(root: Path) -> dict[str, bytes]:
-    "Path → content of every Python file of the package at `root`"
-    files = (root / "iqa_repro").rglob("*.py")
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in files if "__pycache__" not in p.parts}
-
-
-def check_export() -> list[str]:
-    "One line for each module that is not what its notebook exports"
+def check() -> tuple[list[str], list[str]]:
+    "One line for each module that is not what its notebook exports, and for each notebook that cleaning would change"
+    read = lambda root: {p.relative_to(root): p.read_bytes() for p in (root / "iqa_repro").rglob("*.py")}
     with tempfile.TemporaryDirectory() as folder:
-        copy_project(Path(folder))
-        nbdev(Path(folder), "docs.nbdev_export()")
-        exported, here = modules(Path(folder)), modules(ROOT)
-    problems = [
-        f"{name}: exported by a notebook, but not here" for name in sorted(exported.keys() - here.keys())
-    ]
-    problems += [
-        f"{name}: no notebook exports it, delete it" for name in sorted(here.keys() - exported.keys())
-    ]
-    problems += [
-        f"{n}: differs from its notebook" for n in sorted(exported) if here.get(n, exported[n]) != exported[n]
-    ]
-    return problems
+        copy_project(root := Path(folder))
+        clean(root, "docs.nbdev_export(); ")
+        exported, here = read(root), read(ROOT)
+        dirty = [p for p in notebooks(ROOT) if p.read_bytes() != (root / p.relative_to(ROOT)).read_bytes()]
+    words = {(True, False): "exported by a notebook, but not here"}  # whether it is exported, and here
+    words |= {(False, True): "no notebook exports it, delete it", (True, True): "differs from its notebook"}
+    wrong = [name for name in sorted(exported | here) if exported.get(name) != here.get(name)]
+    export = [f"{name}: {words[name in exported, name in here]}" for name in wrong]
+    return export, [f"{path.relative_to(ROOT)}: {_what(path)}" for path in dirty]
 
 
 def in_folder(root: Path, folder: str) -> list[Path]:
@@ -92,8 +77,10 @@ def in_folder(root: Path, folder: str) -> list[Path]:
 def list_in_index(root: Path) -> None:
     'Write the list of all notebooks, with their titles, below the index\'s headline "Every notebook"'
     path, lines = root / "nbs" / "index.ipynb", []
+    texts = lambda p: [c.source for c in nbformat.read(p, as_version=4).cells if c.cell_type == "markdown"]
+    title = lambda p: texts(p)[0].splitlines()[0].removeprefix("# ").strip()
     for folder, (headline, about) in FOLDERS.items():
-        links = [f"[{_title(p)}]({folder}/{p.name})" for p in in_folder(root, folder)]
+        links = [f"[{title(p)}]({folder}/{p.name})" for p in in_folder(root, folder)]
         lines += [f"**{headline}**, {about}: {' · '.join(links)}"] if links else []
     book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     cell = next(c for c in book.cells if c.source.startswith("## Every notebook"))
@@ -101,13 +88,8 @@ def list_in_index(root: Path) -> None:
     path.write_text(nbformat.writes(book, version=nbformat.NO_CONVERT) + "\n", encoding="utf-8")
 
 
-def _title(path: Path) -> str:
-    first = next(c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
-    return first.source.splitlines()[0].removeprefix("# ").strip()
-
-
-def clean(root: Path) -> None:
-    "Strip outputs, execution counts and stray metadata of all notebooks under `root`; tags and ids stay"
+def clean(root: Path, first: str = "") -> None:
+    "Strip outputs, execution counts and stray metadata of all notebooks under `root`; tags and ids stay. nbdev runs `first` before"
     list_in_index(root)
     for path in notebooks(root):
         book = nbformat.read(path, as_version=nbformat.NO_CONVERT)
@@ -118,22 +100,14 @@ def clean(root: Path) -> None:
         before = path.read_text(encoding="utf-8")
         if (after := nbformat.writes(book, version=nbformat.NO_CONVERT) + "\n") != before:
             path.write_text(after, encoding="utf-8")
-    nbdev(root, "nbdev.clean.nbdev_clean()")
+    environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # set, exports do nothing
+    call = f"import nbdev.export, nbdev.clean, nbdev.doclinks as docs; {first}nbdev.clean.nbdev_clean()"
+    subprocess.run([sys.executable, "-c", call], cwd=root, env=environment, check=True)
 
 
 def notebooks(root: Path) -> list[Path]:
     "Every notebook under `root`/nbs"
     return sorted(p for p in (root / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-
-
-def check_clean() -> list[str]:
-    "One line for each notebook that cleaning would change"
-    with tempfile.TemporaryDirectory() as folder:
-        copy_project(Path(folder))
-        clean(Path(folder))
-        pairs = [(path, Path(folder) / path.relative_to(ROOT)) for path in notebooks(ROOT)]
-        changed = [path for path, copy in pairs if path.read_bytes() != copy.read_bytes()]
-        return [f"{path.relative_to(ROOT)}: {_what(path)}" for path in changed]
 
 
 def _what(path: Path) -> str:
@@ -147,12 +121,13 @@ def main(arguments: list[str]) -> int:
     if arguments == ["clean"]:
         clean(ROOT)
         return 0
-    checks = {"check-export": (check_export, "make export"), "check-clean": (check_clean, "make clean")}
-    if len(arguments) != 1 or arguments[0] not in checks:
+    if arguments not in (["check"], ["check-export"], ["check-clean"]):
         sys.exit(__doc__)
-    check, remedy = checks[arguments[0]]
-    problems = check()
-    print("\n".join(problems + [f"run `{remedy}`"]) if problems else "in step: nothing to change")
+    problems = []
+    for remedy, lines in zip(("export", "clean"), check(), strict=True):
+        if lines and arguments[0] in ("check", f"check-{remedy}"):
+            problems += [*lines, f"run `make {remedy}`"]
+    print("\n".join(problems) or "in step: nothing to change")
     return int(bool(problems))
 
 
