@@ -134,7 +134,7 @@ def _html_table(facts):
         lines.append(f"<tr>{cells}</tr>")
     return f"<table>{''.join(lines)}</table>"
 
-
+# %% ../../nbs/5_study/05_runs.ipynb #77e2102a
 def _run_facts(name, params, stand_in):
     profile = load_profile(params["profile"])
     weights = {"weights": "random"} if profile.clip.pretrained == "random" else {}  # a trial, no result
@@ -150,11 +150,13 @@ def _run_facts(name, params, stand_in):
     }
 
 
-def _final_facts(folder, start):
+def _final_facts(folder, start, rows, kept):
     kinds = {".csv", ".svg", ".png"}
     files = sorted(p for p in folder.iterdir() if p.suffix in kinds or p.name == "claims.json")
     return {
         "files": {p.name: sha256_of(p) for p in files},
+        "rows_made": rows - kept,
+        "rows_kept": kept,
         "started": datetime.fromtimestamp(start, UTC).isoformat(timespec="seconds"),
         "wall_s": round(time.time() - start, 1),
         "peak_memory_gib": round(peak_memory_gib(), 2),
@@ -217,9 +219,7 @@ class Run(RowLog):
 
     def finish(self) -> dict:  # what run.json holds
         "Write run.json: everything shown, hashes of the files, wall time and peak memory (our choice)"
-        facts = _final_facts(self.folder, self._start)
-        counts = {"rows_made": len(self._known) - self._before, "rows_kept": self._before}
-        self.note(files=facts.pop("files"), **counts, **facts)
+        self.note(**_final_facts(self.folder, self._start, len(self._known), self._before))
         _write_json(self.folder / "run.json", self.facts)
         return self.facts
 
