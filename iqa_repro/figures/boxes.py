@@ -10,6 +10,7 @@ __all__ = ['PARTS', 'TRAINED', 'FROZEN', 'part_of', 'watch_shapes', 'random_imag
 import re
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ def draw_arrow(
     axes: Axes,  # where to
     start: tuple[float, float],  # in the axes' units
     end: tuple[float, float],  # where the tip is
-    **look,  # arrow properties that differ from the default, such as color or ls
+    **look: Any,  # arrow properties that differ from the default, such as color or ls
 ) -> None:
     "A thin grey arrow (our choice)"
     look = dict(arrowstyle="-|>", lw=0.8, color="0.3", shrinkA=0, shrinkB=0, mutation_scale=6) | look

@@ -77,10 +77,11 @@ def unified_shapes(
         score, words = model(torch.full((1, 3, side, side), 0.5, device=device)), model.text_features()
         if adapter.fc is not None:  # a score needs only their values; called, the layers show their shapes
             adapter.fc(torch.zeros(seen["adapter"][0], device=device))
-    shapes = {"picture": (3, side, side), "text": words.shape, "score": score.shape}
-    shapes |= {"tokens": model.tokens.shape, "levels": adapter.score_level.shape}
-    shapes |= {f"{name} in": before for name, (before, _) in seen.items()}
-    shapes |= {name: after for name, (_, after) in seen.items()}
+    shapes = {"picture": (3, side, side)}
+    for name, (before, after) in seen.items():
+        shapes |= {f"{name} in": before, name: after}
+    shapes |= {"tokens": model.tokens.shape, "text": words.shape}
+    shapes |= {"levels": adapter.score_level.shape, "score": score.shape}
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 # %% ../../nbs/6_figures/06_unified_overview.ipynb #18ac8307

@@ -71,7 +71,7 @@ def _by_split(rows, method):  # index split
         raise ValueError(f"{method!r} has {differ}; narrow them with `where`")
     return part.set_index("split")["value"]
 
-
+# %% ../../nbs/5_study/02_claims.ipynb #32c93fac
 def paired_differences(
     rows: pd.DataFrame,  # columns method, split, value and conditions
     above: str,  # a method
@@ -126,7 +126,7 @@ def _our_medians(rows):  # the condition's columns, ours, iqr, n, stand_in
         raise ValueError(f"{first} is there twice, rows differ in {varying}; choose one")
     return medians[[*_KEYS, "ours", "iqr", "n", "stand_in"]]
 
-
+# %% ../../nbs/5_study/02_claims.ipynb #81974b4c
 def _verdict(line: pd.Series) -> str:
     if pd.isna(line["ours"]):
         return "printed"

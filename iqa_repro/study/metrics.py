@@ -25,7 +25,7 @@ def _scores(name, values):  # float64 (n,), finite
         raise ValueError(f"{name} has {got}; drop or repair them")
     return scores
 
-
+# %% ../../nbs/5_study/00_metrics.ipynb #1e61c906
 def paired_scores(
     prediction: ArrayLike,  # (n,) predicted scores: list, array, tensor or Series
     target: ArrayLike,  # (n,) human scores, in the same order
@@ -69,7 +69,7 @@ def _logistic4(x: np.ndarray, top: float, bottom: float, middle: float, width: f
 def _logistic5(x, height, slope, middle, tilt, level):
     return height * (scipy.special.expit(slope * (x - middle)) - 0.5) + tilt * x + level
 
-
+# %% ../../nbs/5_study/00_metrics.ipynb #0af58560
 def logistic_map(
     prediction: ArrayLike,  # (n,) predicted scores
     target: ArrayLike,  # (n,) human scores that the curve is fitted to

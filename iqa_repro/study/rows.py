@@ -22,9 +22,7 @@ def row_text(
     "A value as `rows.csv` holds it: all digits, no line break, no NaN (our choice)"
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(
-            f"a row cannot hold {value}; a measurement that is undefined must fail where it is made"
-        )
+        raise ValueError(f"a row cannot hold {value}; an undefined measurement must fail where it is made")
     if not isinstance(value, str | int | float | None):
         raise ValueError(f"a row holds text and numbers, got {type(value).__name__} {value!r}")
     text = "" if value is None else str(value)
@@ -45,9 +43,8 @@ def complete_rows(
         raise ValueError(f"{path} is no CSV in UTF-8: {error}; repair or delete the file") from error
     rows = list(csv.DictReader(lines))
     if broken := [i for i, row in enumerate(rows, 2) if None in row or None in row.values()]:
-        raise ValueError(
-            f"{path} line {broken[0]} has not the header's columns {lines[0]}; repair or delete the file"
-        )
+        fault = f"line {broken[0]} has not the header's columns {lines[0]}"
+        raise ValueError(f"{path} {fault}; repair or delete the file")
     return rows
 
 # %% ../../nbs/5_study/04_rows.ipynb #81deb0f9
@@ -84,13 +81,26 @@ def read_rows(
     if not rows:
         raise FileNotFoundError(f"no rows in {path}; run the experiment first")
     csv.writer(buffer := io.StringIO()).writerows([rows[0], *(row.values() for row in rows)])
-    types = {column: str for column in TEXT_COLUMNS if column in rows[0]}
     buffer.seek(0)
-    return pd.read_csv(
-        buffer, dtype=types, keep_default_na=False, na_values=[""], float_precision="round_trip"
-    )
+    options = dict(keep_default_na=False, na_values=[""], float_precision="round_trip")
+    return pd.read_csv(buffer, dtype={column: str for column in TEXT_COLUMNS if column in rows[0]}, **options)
 
 # %% ../../nbs/5_study/04_rows.ipynb #22d9db67
+def _check_params(path, known, params):  # refuse rows of other parameters
+    if others := {row.get("params") for row in known} - {row_text(params)}:
+        rows = f"{len(known)} rows of other parameters (hash {sorted(map(str, others))}, this run has {params!r})"
+        ways = f"delete the folder {path.parent.name!r} to start anew, or run with the former parameters to resume"
+        raise ValueError(f"{path} holds {rows}; {ways}")
+
+
+def _stamped(row, stamp):  # a measurement with the columns of the run
+    if missing := [c for c in ("dataset", "method", "split", "seed", "metric", "value") if c not in row]:
+        raise ValueError(f"a row needs {missing}, got {row}")
+    if clash := sorted(set(row) & set(stamp)):
+        raise ValueError(f"the run itself writes {clash}; leave it out of {row}")
+    return {"artefact": stamp["artefact"], **row, **stamp}
+
+# %% ../../nbs/5_study/04_rows.ipynb #e06d3d31
 class RowLog:
     "`rows.csv` of one run: appended as measured, skipped when present (our choice)"
 
@@ -99,21 +109,13 @@ class RowLog:
         path: str | Path,  # rows.csv
         stamp: dict,  # columns of every row: artefact, profile, stand_in and params, the parameters' hash
     ):
-        self.rows_path, self.stamp = Path(path), stamp
-        self._known = complete_rows(path)
+        self.rows_path, self.stamp, self._known = Path(path), stamp, complete_rows(path)
         self._made: set[tuple] = set()
         self._before = len(self._known)  # rows of earlier runs
-        if others := {row.get("params") for row in self._known} - {row_text(stamp["params"])}:
-            raise ValueError(
-                f"{path} holds {len(self._known)} rows of other parameters (hash {sorted(map(str, others))}, this run has {stamp['params']!r}); "
-                f"delete the folder {self.rows_path.parent.name!r} to start anew, or run with the former parameters to resume"
-            )
+        _check_params(self.rows_path, self._known, stamp["params"])
 
-    def present(
-        self,
-        **key: Any,  # column=value, such as method='CLIP', split=0
-    ) -> int:  # how many rows have these values
-        "Count the rows of a key (our choice)"
+    def present(self, **key: Any) -> int:  # column=value, such as method='CLIP', split=0
+        "How many rows have the values of a key (our choice)"
         key = {column: row_text(value) for column, value in key.items()}
         if self._known and (unknown := set(key) - set(self._known[0])):
             raise ValueError(f"rows have no column {sorted(unknown)}; they have {list(self._known[0])}")
@@ -128,21 +130,16 @@ class RowLog:
         return [key for key in keys if self.present(**key) < rows]
 
     def append(
-        self,
-        row: dict,  # dataset, method, split, seed, metric, value and any further conditions
-    ) -> None:
+        self, row: dict
+    ) -> None:  # dataset, method, split, seed, metric, value and any further conditions
         "Write one measurement to disk now, unless an earlier run has it (our choice)"
-        if missing := [c for c in ("dataset", "method", "split", "seed", "metric", "value") if c not in row]:
-            raise ValueError(f"a row needs {missing}, got {row}")
-        if clash := sorted(set(row) & set(self.stamp)):
-            raise ValueError(f"the run itself writes {clash}; leave it out of {row}")
-        row = {"artefact": self.stamp["artefact"], **row, **self.stamp}
+        row = _stamped(row, self.stamp)
         key = {column: row_text(value) for column, value in row.items() if column != "value"}
-        if tuple(key.values()) in self._made:
+        if (made := tuple(key.values())) in self._made:
             raise ValueError(f"this run measured {key} twice; write what differs into a column of its own")
         if not self._known or set(row) != set(self._known[0]) or not self.present(**key):
             self._known.append(append_row(self.rows_path, row))
-        self._made.add(tuple(key.values()))
+        self._made.add(made)
 
     def rows(self) -> pd.DataFrame:  # one row a measurement
         "All rows so far (our choice)"
