@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.names import did_you_mean
 from ..core.paths import data_root
 from ..core.profiles import Profile
-from .dataset import DataSet, find_sets
+from .dataset import DatasetFacts, find_sets
 from .folders import scores_differ
 from .images import read_image
 from .own_tables import read_meta_csv
@@ -35,7 +35,9 @@ def _imitated(name, spec):  # what is known of a stand-in
         else references * (spec.pristine + (spec.count or 5 * len(spec.types)))
     )
     scale = (spec.low, spec.high, spec.higher_is_better)
-    return DataSet(f"embedded:{name}", f"stand-in of {spec.original}", count, references, *scale, terms="")
+    return DatasetFacts(
+        f"embedded:{name}", f"stand-in of {spec.original}", count, references, *scale, terms=""
+    )
 
 
 _REAL = {name: found for name, found in find_sets().items() if found.stand_in}

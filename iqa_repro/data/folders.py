@@ -26,6 +26,36 @@ from .tables import TableFacts, read_table
 PICTURE_SUFFIXES = (".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # lower case
 
 
+def _walk(root):  # relative paths with "/"; links are followed, circles are not
+    seen = set()
+    for folder, inner, files in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
+        start = os.path.relpath(folder, root).replace(os.sep, "/")
+        start = "" if start == "." else f"{start}/"
+        yield from (start + name for name in files if not name.startswith("."))
+
+
+def _by_name(root):  # lower-case base name → relative paths
+    names, lowered = {}, {}
+    for path in sorted(_walk(root)):
+        if (other := lowered.setdefault(path.lower(), path)) != path:
+            told = "which differ in letter case alone; labels cannot tell them apart, so remove one"
+            raise ValueError(f"{root} holds {other!r} and {path!r}, {told}")
+        names.setdefault(path.rpartition("/")[2].lower(), []).append(path)
+    return names
+
+# %% ../../nbs/1_data/06_folders.ipynb #2db745d4
+def _fitting(there, key, folders, anywhere):  # those of the paths with one base name that `key` can mean
+    fits = [path for path in there if f"/{path.lower()}".endswith(f"/{key}")]
+    fits = fits or (there if anywhere else [])
+    within = lambda folder: [path for path in fits if f"/{folder.lower().strip('/')}/" in f"/{path.lower()}"]
+    return next(filter(None, map(within, folders)), fits)
+
+# %% ../../nbs/1_data/06_folders.ipynb #0d7b253d
 class DataFolder:
     "Every file below a folder, found by name whatever its case (our choice)"
 
@@ -36,16 +66,7 @@ class DataFolder:
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder at {root}; give the one that holds the data set's files")
-        self._names: dict[str, list[str]] = {}  # lower-case base name → relative paths
-        lowered: dict[str, str] = {}
-        for path in sorted(_walk(self.root)):
-            other = lowered.setdefault(path.lower(), path)
-            if other != path:
-                raise ValueError(
-                    f"{self.root} holds {other!r} and {path!r}, which differ in letter case alone; labels cannot tell "
-                    "them apart, so remove one"
-                )
-            self._names.setdefault(path.rpartition("/")[2].lower(), []).append(path)
+        self._names: dict[str, list[str]] = _by_name(self.root)
 
     def __len__(self) -> int:  # files
         return sum(map(len, self._names.values()))
@@ -61,18 +82,10 @@ class DataFolder:
     ) -> str | None:  # relative path with "/", None where it is not there
         "The one file that `name` means (our choice)"
         key = name.replace("\\", "/").strip("/").lower()
-        there = self._names.get(key.rsplit("/", 1)[-1], [])
-        fits = [path for path in there if f"/{path.lower()}".endswith(f"/{key}")]
-        fits = fits or (there if anywhere else [])
-        for folder in folders:
-            inside = [path for path in fits if f"/{folder.lower().strip('/')}/" in f"/{path.lower()}"]
-            if inside:
-                fits = inside
-                break
+        fits = _fitting(self._names.get(key.rsplit("/", 1)[-1], []), key, folders, anywhere)
         if len(fits) > 1:
-            raise ValueError(
-                f"{name!r} is {len(fits)} times below {self.root}: {fits[:3]}; give the folder of one data set, or remove the copies"
-            )
+            told = f"{name!r} is {len(fits)} times below {self.root}: {fits[:3]}"
+            raise ValueError(f"{told}; give the folder of one data set, or remove the copies")
         return fits[0] if fits else None
 
     def label_file(
@@ -81,27 +94,12 @@ class DataFolder:
         what: str = "label file",  # for the message
     ) -> Path:  # absolute path
         "The first of several names that is there, or an error that lists them (our choice)"
-        for name in names:
-            if found := self.find(name):
-                return self.root / found
-        some = list(self)[:3] or "no file at all"
+        if found := next(filter(None, map(self.find, names)), None):
+            return self.root / found
+        wanted, some = " or ".join(map(repr, names)), list(self)[:3] or "no file at all"
         raise FileNotFoundError(
-            f"{self.root} has no {what} {' or '.join(map(repr, names))}; it holds {some} …. Is the archive unpacked whole, and this its folder?"
+            f"{self.root} has no {what} {wanted}; it holds {some} …. Is the archive unpacked whole, and this its folder?"
         )
-
-# %% ../../nbs/1_data/06_folders.ipynb #69b5d9f1
-def _walk(root):  # relative paths with "/"; links are followed, circles are not
-    seen = set()
-    for folder, inner, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
-        start = os.path.relpath(folder, root).replace(os.sep, "/")
-        start = "" if start == "." else f"{start}/"
-        yield from (start + name for name in files if not name.startswith("."))
 
 # %% ../../nbs/1_data/06_folders.ipynb #d67906da
 def attach_pictures(
@@ -119,23 +117,25 @@ def attach_pictures(
     paths = {column: {name: find(name) for name in table[column].unique().tolist()} for column in columns}
     found = table.assign(**{column: table[column].map(paths[column]) for column in columns})
     complete = found[columns].notna().all(axis=1)
-    used = {path for column in columns for path in paths[column].values() if path}
-    aside = {path for name in known if (path := find(name))}
-    parent = lambda path: path.rpartition("/")[0]  # os.path.dirname takes seconds for AVA
-    places = {parent(path) for path in paths["image"].values() if path}
-    pictures = {path for path in folder if path.lower().endswith(PICTURE_SUFFIXES) and parent(path) in places}
-    lost = [name for column in columns for name, path in paths[column].items() if path is None]
-    surplus = sorted(pictures - used - aside)
-    if lost or surplus:
-        parts = [f"{len(lost)} files that labels name are not there, first {lost[:3]}"] if lost else []
-        parts += [f"{len(surplus)} pictures have no label, first {surplus[:3]}"] if surplus else []
-        summary = f"{title} in {folder.root}: {'; '.join(parts)}."
+    if wrong := _unaccounted(folder, paths, {path for name in known if (path := find(name))}):
+        summary = f"{title} in {folder.root}: {wrong}."
         if strict or not complete.any():
-            raise FileNotFoundError(
-                f"{summary} Unpack the archive again, or read the {int(complete.sum())} of {len(table)} complete rows with strict=False"
-            )
+            rows = f"the {int(complete.sum())} of {len(table)} complete rows"
+            raise FileNotFoundError(f"{summary} Unpack the archive again, or read {rows} with strict=False")
         warnings.warn(f"{summary} {int(complete.sum())} of {len(table)} rows are used.", stacklevel=2)
     return found[complete].reset_index(drop=True)
+
+# %% ../../nbs/1_data/06_folders.ipynb #b23bd76b
+def _unaccounted(folder, paths, aside):  # what is missing or too much, in words
+    parent = lambda path: path.rpartition("/")[0]  # os.path.dirname takes seconds for AVA
+    used = {path for named in paths.values() for path in named.values() if path}
+    places = {parent(path) for path in paths["image"].values() if path}
+    pictures = {path for path in folder if path.lower().endswith(PICTURE_SUFFIXES) and parent(path) in places}
+    lost = [name for named in paths.values() for name, path in named.items() if path is None]
+    surplus = sorted(pictures - used - aside)
+    parts = [f"{len(lost)} files that labels name are not there, first {lost[:3]}"] if lost else []
+    parts += [f"{len(surplus)} pictures have no label, first {surplus[:3]}"] if surplus else []
+    return "; ".join(parts)
 
 # %% ../../nbs/1_data/06_folders.ipynb #2a1e996b
 def score_digest(
@@ -171,32 +171,28 @@ def finish_table(
 ) -> pd.DataFrame:  # picture table (contract 1)
     "Pictures found, scores on the common scale, rows counted, scores compared (our choice)"
     files = labels if isinstance(labels, list) else [labels]
-    if len(table) != published:
-        warnings.warn(
-            f"{files[0]} has {len(table)} rows, {published} were published for {facts.name}: another version, or a part of it. Results "
-            "are not those of the whole set",
-            stacklevel=3,
-        )
-    elif scores_differ(table, facts):
-        warnings.warn(
-            f"{files[0]} has the {published} rows published for {facts.name} ({facts.score_set}), but its scores differ: a changed label file, "
-            "another score set, or another version. Results are not those of the published labels",
-            stacklevel=3,
-        )
+    if other := _other_version(table, facts, published):
+        warnings.warn(f"{files[0]} has {other}", stacklevel=3)
     table = attach_pictures(table, folder, facts.name, *folders, **options)
-    digest = (
-        sha256_of(files[0])
-        if len(files) == 1
-        else sha256("".join(map(sha256_of, files)).encode()).hexdigest()
-    )
+    hashes = list(map(sha256_of, files))
+    digest = hashes[0] if len(files) == 1 else sha256("".join(hashes).encode()).hexdigest()
     facts = replace(facts, sha256=digest, root=str(folder.root))
-    columns = [name for name in ("image", "reference") if name in table]
     whole = lambda names: [
         f"{folder.root}{os.sep}{name}" for name in names
-    ]  # clean names: 250,000 Paths would cost seconds
+    ]  # 250,000 Paths would cost seconds
+    paths = {name: whole(table[name].tolist()) for name in ("image", "reference") if name in table}
     try:
-        return read_table(
-            table.assign(**{name: whole(table[name].tolist()) for name in columns}), facts=facts
-        )
+        return read_table(table.assign(**paths), facts=facts)
     except ValueError as error:
         raise ValueError(f"{files[0]}: {error}") from error
+
+# %% ../../nbs/1_data/06_folders.ipynb #f3f6da96
+def _other_version(table, facts, published):
+    rest = "another version, or a part of it. Results are not those of the whole set"
+    if len(table) != published:
+        return f"{len(table)} rows, {published} were published for {facts.name}: {rest}"
+    rest = "another score set, or another version. Results are not those of the published labels"
+    told = f"the {published} rows published for {facts.name} ({facts.score_set})"
+    return (
+        f"{told}, but its scores differ: a changed label file, {rest}" if scores_differ(table, facts) else ""
+    )

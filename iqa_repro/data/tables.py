@@ -124,7 +124,7 @@ def _names(column, where):
     check_names(names := [os.fspath(name) for name in column], where)
     return names
 
-
+# %% ../../nbs/1_data/00_tables.ipynb #c39e983f
 def _scores(column, where):
     if pd.api.types.is_bool_dtype(column):
         raise ValueError(
@@ -174,7 +174,7 @@ def read_csv(
         )
     return table
 
-
+# %% ../../nbs/1_data/00_tables.ipynb #ae7c1d9d
 def _check_head(path):
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(_first_lines(file))
