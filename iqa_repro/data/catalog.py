@@ -45,14 +45,12 @@ DATASETS = _REAL | {f"embedded:{name}": _imitated(name, spec) for name, spec in 
 READERS = {name: found.reader for name, found in _REAL.items()}  # folder and options of a set -> its table
 LIQE_SCENES = {
     name: found.scene_list for name, found in _REAL.items() if found.scene_list
-}  # put into the set's folder
+}  # file in its folder
 
 # %% ../../nbs/1_data/09_catalog.ipynb #3119bcd3
 def load_dataset(
     name: str,  # a key of DATASETS, or "ava_captions"; without "embedded:" the profile decides
-    root: str
-    | Path
-    | None = None,  # folder of a real set (ECIQAD: or its CSV); None: its folder under `data_root()`
+    root: str | Path | None = None,  # folder of a real set; None: its folder under `data_root()`
     profile: Profile | None = None,  # its [data] source "embedded" turns livec into embedded:livec
     workers: int = 1,  # processes that make a stand-in's pictures on first use
     **options: Any,  # of the set's reader: strict, scores, size, part …; or labels="meta_info_….csv", a list of pyiqa's
@@ -105,12 +103,8 @@ def _scale_of(folder):  # options of the reader
 
 # %% ../../nbs/1_data/09_catalog.ipynb #8288b538
 def check_datasets(
-    root: str
-    | Path
-    | None = None,  # folder with one folder for each set, named as in DATASETS; None: `data_root()`
-) -> (
-    pd.DataFrame
-):  # a row a set: state ("complete", "other version", "incomplete", "missing"), rows, published, says
+    root: str | Path | None = None,  # folder of the sets' folders; None: `data_root()`
+) -> pd.DataFrame:  # a row a set: state (complete, other version, incomplete, missing), rows, published, says
     "Which real data sets lie in a folder, and whether they are whole (our choice)"
     root = data_root() if root is None else Path(root).expanduser()
     own = [found for found in _REAL.values() if not found.folder]

@@ -66,9 +66,7 @@ class StandIn:
     count: int  # synthetic: pictures kept of each reference, 0 = all; authentic: pictures in all
     size: int = 72  # side in pixels; our choice
     higher_is_better: bool = True  # False for DMOS
-    windows: tuple[int, ...] = (
-        0,
-    )  # synthetic: seeds of the windows cut from each photograph, a reference each
+    windows: tuple[int, ...] = (0,)  # synthetic: seeds of the windows cut from each photograph
     pristine: bool = False  # synthetic: whether the references are pictures of the set, too
     mixture: tuple[float, ...] = (0.4, 0.4, 0.2)  # authentic: chance of one, two, … distortions at once
     spread: tuple[float, float] = (1.1, 1.4)  # authentic: beta distribution of the strength from level 1 to 5
@@ -78,7 +76,7 @@ class StandIn:
         210,
         1,
         10,
-    )  # aesthetic: votes a picture, mean votes that become low and high
+    )  # aesthetic: votes a picture, means that become low and high
     commented: bool = False  # aesthetic: whether people write below the pictures
 
 # %% ../../nbs/1_data/05_dataset.ipynb #833a174d
@@ -131,13 +129,9 @@ class DataSet(DatasetFacts):
         False  # whether a file scale.toml next to the data may give the range, which was not found
     )
     scene_list: str = ""  # name of LIQE's list of its scenes
-    digests: Mapping[str, tuple[int, str]] = field(
-        default_factory=dict
-    )  # score set -> rows, digest of the scores
+    digests: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # score set -> rows, digest
     listed: ScoreList | None = None  # what pyiqa's list holds
-    places: Mapping[str, tuple[Archive, ...]] = field(
-        default_factory=dict
-    )  # place -> files; first: the default
+    places: Mapping[str, tuple[Archive, ...]] = field(default_factory=dict)  # the first is the default
     by_hand: str = ""  # what a person does for the authors' own copy
     brought: tuple[Archive, ...] = ()  # further files, known by hash, that a person may bring
 

@@ -148,9 +148,7 @@ def get_dataset(
     name: str,  # a key of DATASETS
     root: str | Path | None = None,  # folder of the data sets' folders; None: `data_root()`
     agreed: bool = False,  # whether somebody has read `download_terms(name)` and agrees
-    source: str
-    | Sequence[str | Path | Archive]
-    | None = None,  # a place of DOWNLOADS[name]; or files brought by hand
+    source: str | Sequence[str | Path | Archive] | None = None,  # a place of DOWNLOADS[name], or files
     transfer: Transfer = _PATIENCE,
 ) -> Path:  # folder of the set, unpacked
     "Fetch, check and unpack a data set into its folder, once (our choice)"

@@ -22,16 +22,7 @@ from ..core.names import need
 from ..core.paths import atomic_path
 
 # %% ../../nbs/1_data/01_images.ipynb #9000e2c3
-PLAIN_MODES = (
-    "1",
-    "L",
-    "P",
-    "RGB",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "HSV",
-)  # our choice: PIL converts these to RGB rightly
+PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")  # our choice: PIL converts these rightly
 DEEP_FORMATS = ("PNG", "PPM")  # PIL: 32-bit mode "I" holds 16-bit values in these
 FORMATS = tuple("AVIF BMP DIB GIF HEIF ICO JPEG JPEG2000 MPO PCX PNG PPM TGA TIFF WEBP".split())  # our choice
 HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1"))  # ISO/IEC 23008-12

@@ -77,9 +77,7 @@ def read_meta_csv(
             f"{labels} has no official part {part!r}; it has {sorted(set(table.get('split', [])))}"
         )
     folder, twins = DataFolder(root), name == "live"  # its base names are not unique
-    known = (
-        list(folder) if twins else table["image"].tolist()
-    )  # LIVE: copies of references, which no list names
+    known = list(folder) if twins else table["image"].tolist()  # LIVE: copies that no list names
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
     facts, options = _meta_facts(found), {"anywhere": not twins, "strict": strict, "known": known}
     return finish_table(table, folder, Path(labels), facts, found.pictures, **options)
@@ -94,9 +92,8 @@ def _meta_rows(path, pattern):
     if not path.is_file():
         raise FileNotFoundError(f"no list at {path}; pyiqa's are called meta_info_….csv")
     frame = read_csv(path, str, "list", "reference, picture, score")
-    first = int(
-        frame.shape[1] > 2 and pd.to_numeric(frame.iloc[:, 1], errors="coerce").isna().all()
-    )  # reference before picture
+    wordy = frame.shape[1] > 2 and pd.to_numeric(frame.iloc[:, 1], errors="coerce").isna().all()
+    first = int(wordy)  # reference before picture
     if frame.shape[1] < first + 2 or frame.empty:
         raise ValueError(
             f"{path} should hold reference, picture, score or picture, score, it has {[str(name)[:80] for name in frame.columns[:20]]}"

@@ -74,7 +74,7 @@ TEXT_COLUMNS = (
     "scene",
     "split",
     "captions",
-)  # our choice: never guessed to be numbers
+)  # never guessed to be numbers
 
 # %% ../../nbs/1_data/00_tables.ipynb #c396aacc
 def check_rows(
@@ -166,9 +166,7 @@ def read_csv(
         raise ValueError(
             f"{path} is no CSV in UTF-8 with the columns {needs}: {str(error).strip()}"
         ) from error
-    if not isinstance(
-        table.index, pd.RangeIndex
-    ):  # pandas took the first field as an index and shifted the rest
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first field as an index
         raise ValueError(
             f"{path}: rows have more fields than the header {list(table.columns)[:20]}; quote names that hold a comma"
         )
@@ -197,9 +195,7 @@ def _first_lines(file) -> Iterator[str]:
 # %% ../../nbs/1_data/00_tables.ipynb #7d3e11ab
 def read_table(
     path_or_frame: str | Path | pd.DataFrame,  # CSV file or frame with columns image, mos, …
-    root: str
-    | Path
-    | None = None,  # folder of relative picture names; None = the CSV's folder, or as they are
+    root: str | Path | None = None,  # folder of relative picture names; None: the CSV's, or as they are
     facts: TableFacts | None = None,  # range, direction, source; None = those of the frame, else unknown
     check_files: bool = False,  # whether every picture must exist now
 ) -> pd.DataFrame:  # picture table, one row a picture, facts in attrs["facts"]

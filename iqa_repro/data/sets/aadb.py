@@ -71,11 +71,7 @@ def _aadb_list(path, column):
     return pd.read_csv(path, sep=r"\s+", header=None, names=["image", column], dtype={"image": str})
 
 # %% ../../../nbs/1_data/sets/16_aadb.ipynb #9d94861d
-_SMALL = (
-    "datasetImages_warp256.zip",
-    138076608,
-    "sha256:a31adc66",
-)  # only this beginning of the hash is known
+_SMALL = ("datasetImages_warp256.zip", 138076608, "sha256:a31adc66")  # the beginning of its hash
 _ARCHIVES = ("datasetImages_warp256.zip, 138 MB", "imgListFiles_label.zip")
 _BY_HAND = "fetch datasetImages_warp256.zip (or the pictures in full size), the new test pictures and imgListFiles_label.zip from Google Drive"
 _STAND_IN = StandIn(

@@ -43,12 +43,9 @@ def _header(path):
     with open(path, encoding="utf-8-sig") as file:
         return {part.strip().strip('"') for part in file.readline().split(",")}
 
-# %% ../../../nbs/1_data/sets/12_agin.ipynb #dc191485
-_OBJECTS = tuple(
-    photo.name
-    for photo in PHOTOGRAPHS.values()
-    if photo.role == "judge" and photo.name not in ("moon", "hubble", "grass")
-)
+# %% ../../../nbs/1_data/sets/12_agin.ipynb #007663a1
+_FLAT = ("moon", "hubble", "grass")
+_OBJECTS = tuple(p.name for p in PHOTOGRAPHS.values() if p.role == "judge" and p.name not in _FLAT)
 _STAND_IN = StandIn(
     *("AGIN", "natural", "judge", "all", 0, 100, (8, 19, 20, 22, 23, 24, 1, 4, 7, 9, 21), 240),
     mixture=(0.8, 0.2),

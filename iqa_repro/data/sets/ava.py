@@ -22,9 +22,7 @@ AVA_COLUMNS = ["index", "image", *(f"n{i}" for i in range(1, 11)), "tag1", "tag2
 def read_ava(
     root: str | Path,  # folder with AVA.txt, aesthetics_image_lists and the pictures
     strict: bool = True,  # False: leave incomplete rows out, with a warning
-) -> (
-    pd.DataFrame
-):  # picture table; mos is the mean vote; also std (of the votes), n1 … n10, split where listed
+) -> pd.DataFrame:  # picture table, mos: the mean vote; also std of the votes, n1 … n10, split where listed
     "Aesthetic Visual Analysis (Murray et al. 2012; datasets.md §2.15)"
     folder = DataFolder(root)
     labels = folder.label_file("AVA.txt")

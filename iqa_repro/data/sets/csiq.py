@@ -19,7 +19,7 @@ CSIQ_KINDS = _KINDS | {
     "fnoise": "fnoise",
     "blur": "BLUR",
     "contrast": "contrast",
-}  # the sheet's word: token in file names
+}  # word: token in file names
 
 
 def read_csiq(

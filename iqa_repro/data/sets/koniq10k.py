@@ -56,12 +56,11 @@ def _koniq_scores(frame, labels, wanted):  # scores, low, high
         f"{labels} holds {kind!r} alone; the values from 0 to 100 are in 'koniq10k_distributions_sets.csv'"
     )
 
-# %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #dca120e8
-_KONSTANZ, _SHA = (
-    "https://datasets.vqa.mmsp-kn.de/archives/koniq10k_",
-    "18f4b664fed41ffdf37dd5cae6921901d86afddd952fdfa3d77eda25cc48370b",
-)
-_SETS = f"{RAW}subpic/koniq/c4c4bb637fe8510dcc5968a47007cc936986fb03/metadata/koniq10k_distributions_sets.csv"
+# %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #83f4970f
+_KONSTANZ = "https://datasets.vqa.mmsp-kn.de/archives/koniq10k_"
+_SHA = "18f4b664fed41ffdf37dd5cae6921901d86afddd952fdfa3d77eda25cc48370b"
+_COMMIT = f"{RAW}subpic/koniq/c4c4bb637fe8510dcc5968a47007cc936986fb03"
+_SETS = f"{_COMMIT}/metadata/koniq10k_distributions_sets.csv"
 _LABELS = (Archive(f"{_KONSTANZ}scores_and_distributions.zip"), Archive(_SETS, extra=True))
 _PLACES = {
     "mirror": mirrored("koniq10k.tgz", 6348641188, _SHA, _SETS),

@@ -17,13 +17,7 @@ from ..dataset import DataSet, ScoreList, StandIn, mirrored
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/00_live.ipynb #1def7b68
-LIVE_FOLDERS = {
-    "jp2k": 227,
-    "jpeg": 233,
-    "wn": 174,
-    "gblur": 174,
-    "fastfading": 174,
-}  # files; the matrices' order
+LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}  # files
 _FILES = {"realigned": ("dmos_realigned.mat", "dmos_new"), "original": ("dmos.mat", "dmos")}
 
 # %% ../../../nbs/1_data/sets/00_live.ipynb #4f7b4a89

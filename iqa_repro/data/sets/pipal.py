@@ -25,18 +25,16 @@ def elo_odds(
 # %% ../../../nbs/1_data/sets/04_pipal.ipynb #0da7dc85
 _TRAIN = r"(^|/)(Train_Label|MOS_Scores_train)/A\d{4}\.txt$"
 _VALIDATION = r"(^|/)(pipal21_val\.txt|(Val_Label|MOS_Scores_valid)/A\d{4}\.txt)$"
+_FOLDERS = ("Train_Ref", "Reference_train", "Val_Dist", "Distortion_valid", "Val_Ref", "Reference_valid")
 _PARTS = {  # part: label files, folders of the pictures, score set, rows, what is missing where there are none
     "train": (
         _TRAIN,
-        ("Train_Ref", "Reference_train"),
+        _FOLDERS[:2],
         "elo",
         23200,
         "Train_Label/A0001.txt …, one text file for each reference",
     ),
-    "validation": (
-        *(_VALIDATION, ("Val_Dist", "Distortion_valid", "Val_Ref", "Reference_valid"), "elo, validation"),
-        *(1000, "pipal21_val.txt"),
-    ),
+    "validation": (_VALIDATION, _FOLDERS[2:], "elo, validation", 1000, "pipal21_val.txt"),
 }
 
 # %% ../../../nbs/1_data/sets/04_pipal.ipynb #9f93f64c

@@ -140,9 +140,7 @@ def colour_quantization(
     "An adaptive palette with Floyd–Steinberg dither (KADID-10k type 6)"
     check_strength("colour_quantization: colours", colours, 2, 256)
     picture = Image.fromarray(np.rint(image * 255).astype(np.uint8))
-    settled = max(
-        1, image.size // 300
-    )  # our choice: k-means may stop when 1 % of the pixels still change colour
+    settled = max(1, image.size // 300)  # our choice: k-means may stop when 1 % of the pixels still change
     palette = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, kmeans=settled)
     dithered = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     return as_picture(np.asarray(dithered.convert("RGB")) / 255)

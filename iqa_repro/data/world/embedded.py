@@ -60,7 +60,7 @@ def plan_stand_in(
     seed: int = 0,  # of everything random
 ) -> (
     pd.DataFrame
-):  # image, mos, scene, what the kind adds, steps [(type, level), …], photograph, cut (seed of the window)
+):  # image, mos, scene, what the kind adds, steps [(type, level)], photograph, cut (window's seed)
     "The rows of a stand-in, without pictures (our choice)"
     if name not in STAND_INS:
         raise ValueError(f"no stand-in for {name!r}; there are {sorted(STAND_INS)}")
@@ -141,9 +141,7 @@ def _natural_scores(spec, steps, own, generator):
     return {"mos": scores["mos_naturalness"]} | scores | {"faults": faults}
 
 # %% ../../../nbs/1_data/world/07_embedded.ipynb #0293194a
-def _sources(
-    seed, name, i
-):  # of picture i: everything that it decides, its relevant comments, its irrelevant ones
+def _sources(seed, name, i):  # of picture i: all that it decides, its relevant and irrelevant comments
     draws = [numpy_generator(seed, use, name, i) for use in ("look", "on", "beside")]
     return int(derive_seed(seed, name, i) % 2**31), *draws
 
@@ -193,9 +191,7 @@ def _write_row(job):
     write_image(Path(folder) / row["image"], torch.from_numpy(_picture(row, spec, seed)).permute(2, 0, 1))
 
 
-def _recipe(
-    spec,
-):  # what decides the pictures; fields after `size` came later and count only where they are used
+def _recipe(spec):  # what decides the pictures; fields after `size` count only where they are used
     used = [f for f in fields(spec) if f.name == "size" or getattr(spec, f.name) != f.default]
     return {f.name: getattr(spec, f.name) for f in used}
 
@@ -217,9 +213,7 @@ def make_stand_in(
                 jobs = [(row, spec, seed, str(part)) for row in plan.to_dict("records")]
                 list(run_parallel(_write_row, jobs, workers))
                 part.rename(folder)
-    table = plan.drop(
-        columns=["photograph", "cut", "steps"]
-    )  # looks and faults stay: known truth, for checks only
+    table = plan.drop(columns=["photograph", "cut", "steps"])  # looks and faults stay, for checks only
     scale, source = (spec.low, spec.high, spec.higher_is_better), f"embedded stand-in of {spec.original}"
     facts = TableFacts(f"embedded:{name}", *scale, spec.score_set, source, root=str(folder))
     return read_table(table, root=folder, facts=facts)
