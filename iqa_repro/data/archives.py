@@ -41,15 +41,13 @@ def unpack_archive(
                 file.extractall(fresh, filter="data")
         os.replace(fresh, target)
     except (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
-        raise ValueError(
-            f"{archive} is damaged or not whole: {error}. Fetch it again; nothing was unpacked"
-        ) from error
+        message = f"{archive} is damaged or not whole: {error}. Fetch it again; nothing was unpacked"
+        raise ValueError(message) from error
     except OSError as error:
         if isinstance(error, FileExistsError | FileNotFoundError):
             raise
-        raise OSError(
-            f"{archive} could not be unpacked to {target}: {error}. Nothing is left there"
-        ) from error
+        message = f"{archive} could not be unpacked to {target}: {error}. Nothing is left there"
+        raise OSError(message) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return target
@@ -63,9 +61,8 @@ def _kind(archive):
             return tarfile.open
     except (EOFError, zlib.error):  # a cut .tgz
         pass
-    raise ValueError(
-        f"{archive} is no whole .zip, .tar or .tgz ({archive.stat().st_size} bytes); was the download cut short?"
-    )
+    message = f"{archive} is no whole .zip, .tar or .tgz ({archive.stat().st_size} bytes); was the download cut short?"
+    raise ValueError(message)
 
 # %% ../../nbs/1_data/12_archives.ipynb #bb2a17e8
 def _check_members(archive, members, limit, free):
@@ -83,9 +80,8 @@ def _check_members(archive, members, limit, free):
             "unpacked. Do not trust this copy"
         )
     if total > limit:
-        raise ValueError(
-            f"{archive} says it holds {total / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f}; raise `limit` if that is right"
-        )
+        message = f"{archive} says it holds {total / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f}; raise `limit` if that is right"
+        raise ValueError(message)
     if total > free:
         raise OSError(28, f"{total / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free")
 

@@ -69,9 +69,8 @@ def load_dataset(
             found, data_root() / found.place if root is None else Path(root).expanduser(), options
         )
     if options or root is not None:
-        raise ValueError(
-            f"the stand-in of {found.title} takes no root or options, got {root!r} and {options}"
-        )
+        message = f"the stand-in of {found.title} takes no root or options, got {root!r} and {options}"
+        raise ValueError(message)
     return make_stand_in(plain if found.stand_in else found.place, workers=workers)
 
 # %% ../../nbs/1_data/09_catalog.ipynb #e088d453
@@ -139,7 +138,6 @@ def load_images(
     images = [read_image(path) for path in table["image"]]
     shapes = sorted({tuple(image.shape[1:]) for image in images})
     if len(shapes) != 1:
-        raise ValueError(
-            f"pictures have {len(shapes)} sizes, first {shapes[:3]}; one tensor needs one size, score them in turn"
-        )
+        message = f"pictures have {len(shapes)} sizes, first {shapes[:3]}; one tensor needs one size, score them in turn"
+        raise ValueError(message)
     return torch.stack(images)

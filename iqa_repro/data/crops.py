@@ -32,9 +32,8 @@ def fit_crop(
     if min(height, width) >= size:
         return images
     if small == "error":
-        raise ValueError(
-            f"a crop of {size} does not fit into a picture of {height}×{width}; use small='resize' or a smaller crop"
-        )
+        message = f"a crop of {size} does not fit into a picture of {height}×{width}; use small='resize' or a smaller crop"
+        raise ValueError(message)
     return resize(as_unit(images), size)
 
 # %% ../../nbs/1_data/02_crops.ipynb #6e6ee2cf
@@ -94,9 +93,8 @@ def train_crops(
 ) -> Tensor:  # (b, n, 3, size, size)
     "Random crops, each with a place and a mirroring of its own (our choice; pictures below `size` are enlarged)"
     if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"a torch.Generator is needed, got {type(generator).__name__}; make one with torch_generator(seed, 'crops')"
-        )
+        message = f"a torch.Generator is needed, got {type(generator).__name__}; make one with torch_generator(seed, 'crops')"
+        raise TypeError(message)
     if n < 1:
         raise ValueError(f"at least 1 crop is needed, got {n}")
     if not isinstance(images, Tensor):

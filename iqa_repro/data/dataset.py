@@ -147,9 +147,8 @@ def find_sets() -> dict[str, DataSet]:  # name -> data set
     for module in iter_modules(package.__path__):
         described = getattr(import_module(f"{package.__name__}.{module.name}"), "SET", None)
         if getattr(described, "name", None) != module.name:
-            raise ImportError(
-                f"{package.__name__}.{module.name} should define SET = DataSet({module.name!r}, …), got {described!r:.80}"
-            )
+            message = f"{package.__name__}.{module.name} should define SET = DataSet({module.name!r}, …), got {described!r:.80}"
+            raise ImportError(message)
         found[module.name] = described
     return found
 

@@ -83,9 +83,8 @@ def find_distortion(
         if not isinstance(type, bool) and type in (entry.number, entry.name):
             return entry
     names = [entry.name for entry in DISTORTIONS]
-    raise ValueError(
-        f"no distortion {type!r}{did_you_mean(type, names, cutoff=0.5)} Give a number from 1 to 25 or one of {', '.join(names)}"
-    )
+    message = f"no distortion {type!r}{did_you_mean(type, names, cutoff=0.5)} Give a number from 1 to 25 or one of {', '.join(names)}"
+    raise ValueError(message)
 
 # %% ../../nbs/1_data/04_distortions.ipynb #45dc6bd2
 MIN_SIDE = 8  # px, our choice: one JPEG block
@@ -97,16 +96,14 @@ def check_image(
     "Refuse what is not a picture of this package (our choice)"
     if not isinstance(image, np.ndarray) or image.dtype != np.float32:
         kind = image.dtype if isinstance(image, np.ndarray) else image.__class__.__name__
-        raise TypeError(
-            f"expected a float32 array, got {kind}; 8-bit pictures: image.astype('float32') / 255"
-        )
+        message = f"expected a float32 array, got {kind}; 8-bit pictures: image.astype('float32') / 255"
+        raise TypeError(message)
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < MIN_SIDE:
         raise ValueError(f"expected shape (h, w, 3) with h and w at least {MIN_SIDE}, got {image.shape}")
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 1):  # also true for NaN
-        raise ValueError(
-            f"expected values in [0, 1] without NaN, got {low:g} to {high:g}; divide bytes by 255"
-        )
+        message = f"expected values in [0, 1] without NaN, got {low:g} to {high:g}; divide bytes by 255"
+        raise ValueError(message)
 
 # %% ../../nbs/1_data/04_distortions.ipynb #acdcf5d8
 def distort(

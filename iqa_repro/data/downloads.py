@@ -45,9 +45,8 @@ def find_download(
         archive = "archive of the authors" if found.places else "archive"
         advice = f"Open {_address(found.home)}: {found.by_hand}" if found.home else found.by_hand
         files = f"; then unpack with `iqa-repro data get {name} --file …`, with --file once for each file"
-        raise ValueError(
-            f"{found.title} has no {archive} that a program may fetch. {advice[0].upper()}{advice[1:]}{files * found.available}"
-        )
+        message = f"{found.title} has no {archive} that a program may fetch. {advice[0].upper()}{advice[1:]}{files * found.available}"
+        raise ValueError(message)
     places = list(found.places) or "no place that a program may fetch from"
     raise ValueError(f"{found.title} is at {places}, got {place!r}")
 
@@ -55,9 +54,8 @@ def find_download(
 def _fetchable(name) -> DataSet:
     if name not in DATASETS or name.startswith("embedded:"):
         names = sorted(n for n in DATASETS if ":" not in n)
-        raise ValueError(
-            f"there is nothing to fetch for {name!r}{did_you_mean(name, names)} Data sets are {names}; stand-ins are made here"
-        )
+        message = f"there is nothing to fetch for {name!r}{did_you_mean(name, names)} Data sets are {names}; stand-ins are made here"
+        raise ValueError(message)
     return DATASETS[name]
 
 
@@ -156,15 +154,13 @@ def get_dataset(
     folder = (data_root() if root is None else Path(root).expanduser()) / found.place
     filled = lambda: folder.is_dir() and any(folder.iterdir())
     if filled():
-        warnings.warn(
-            f"{folder} is there already, nothing was fetched; remove it to fetch it anew", stacklevel=2
-        )
+        message = f"{folder} is there already, nothing was fetched; remove it to fetch it anew"
+        warnings.warn(message, stacklevel=2)
         return folder
     if not agreed:
         terms = download_terms(name, folder.parent, source)
-        raise ValueError(
-            f"{terms}\nRead this first; whoever agrees calls get_dataset({name!r}, …, agreed=True)"
-        )
+        message = f"{terms}\nRead this first; whoever agrees calls get_dataset({name!r}, …, agreed=True)"
+        raise ValueError(message)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if not filled():

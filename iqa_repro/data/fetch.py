@@ -34,9 +34,8 @@ def check_file(
     "Compare a file with its known size and hash (our choice)"
     path, (kind, _, digits) = Path(path), checksum.partition(":")
     if checksum and not (kind in ("sha256", "md5") and re.fullmatch("[0-9a-f]{8,}", digits)):
-        raise ValueError(
-            f"a checksum is 'sha256:…' or 'md5:…' with 8 or more hexadecimal digits, got {checksum!r}"
-        )
+        message = f"a checksum is 'sha256:…' or 'md5:…' with 8 or more hexadecimal digits, got {checksum!r}"
+        raise ValueError(message)
     came, wrong = path.stat().st_size, ""
     if size not in (None, came):
         wrong = f"{size} bytes were expected, {came} came"
@@ -158,13 +157,11 @@ def _try_until_whole(job):
             except (httpx.TransportError, _Again) as error:
                 told = str(error) or type(error).__name__
                 if "CERTIFICATE_VERIFY_FAILED" in told:
-                    raise ConnectionError(
-                        f"{job.url}: the server's certificate is not valid ({told}); nothing was fetched{how.hint}"
-                    ) from error
+                    message = f"{job.url}: the server's certificate is not valid ({told}); nothing was fetched{how.hint}"
+                    raise ConnectionError(message) from error
                 if job.have <= reached and tries >= how.retries:
-                    raise ConnectionError(
-                        f"{job.url} broke off {tries + 1} times without a new byte ({told}); {job.have} bytes stay in {job.part}, the same call goes on from there"
-                    ) from error
+                    message = f"{job.url} broke off {tries + 1} times without a new byte ({told}); {job.have} bytes stay in {job.part}, the same call goes on from there"
+                    raise ConnectionError(message) from error
             tries, reached = (0 if job.have > reached else tries + 1), max(reached, job.have)
             time.sleep(min(60, how.pause * 2**tries))
 

@@ -97,9 +97,8 @@ class DataFolder:
         if found := next(filter(None, map(self.find, names)), None):
             return self.root / found
         wanted, some = " or ".join(map(repr, names)), list(self)[:3] or "no file at all"
-        raise FileNotFoundError(
-            f"{self.root} has no {what} {wanted}; it holds {some} …. Is the archive unpacked whole, and this its folder?"
-        )
+        message = f"{self.root} has no {what} {wanted}; it holds {some} …. Is the archive unpacked whole, and this its folder?"
+        raise FileNotFoundError(message)
 
 # %% ../../nbs/1_data/06_folders.ipynb #d67906da
 def attach_pictures(

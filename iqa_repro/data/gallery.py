@@ -133,9 +133,8 @@ def draw_extremes(
     "What bad, middling and good mean in each set (our choice)"
     rated = [table for table in tables.values() if "mos" in table and not table["mos"].isna().all()]
     if not rated:
-        raise ValueError(
-            f"none of {list(tables)} has scores; without them there is no worst and no best picture"
-        )
+        message = f"none of {list(tables)} has scores; without them there is no worst and no best picture"
+        raise ValueError(message)
     rows = -(-len(rated) // columns)
     figure, axes = plt.subplots(
         rows, columns, figsize=(6.875, 0.85 * rows), squeeze=False, layout="constrained"

@@ -49,9 +49,8 @@ def _rgb(picture):
         return pixels[..., :3] * pixels[..., 3:] + (1 - pixels[..., 3:])
     if picture.mode in PLAIN_MODES:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
-    raise ValueError(
-        f"pictures of mode {picture.mode!r} have no stated white; save it with 8 or 16 bits a channel"
-    )
+    message = f"pictures of mode {picture.mode!r} have no stated white; save it with 8 or 16 bits a channel"
+    raise ValueError(message)
 
 # %% ../../nbs/1_data/01_images.ipynb #112f5fa7
 class DecodedPicture:
@@ -84,13 +83,11 @@ def decode_picture(
             pixels = _pixels(file, path, truncated)
     except UnidentifiedImageError as error:
         size = Path(path).stat().st_size
-        raise ValueError(
-            f"{path} cannot be read as a picture: {size} bytes of no known format. Replace it."
-        ) from error
+        message = f"{path} cannot be read as a picture: {size} bytes of no known format. Replace it."
+        raise ValueError(message) from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a picture: {error}. Replace it or drop its row."
-        ) from error
+        message = f"{path} cannot be read as a picture: {error}. Replace it or drop its row."
+        raise ValueError(message) from error
     return (
         torch.from_numpy(pixels).permute(2, 0, 1)
         if isinstance(pixels, np.ndarray)
@@ -156,9 +153,8 @@ def read_image(
 # %% ../../nbs/1_data/01_images.ipynb #36c19655
 def _pixels(file, path, truncated):
     if file.width * file.height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(
-            f"{file.width}×{file.height} pixels are over the limit of {Image.MAX_IMAGE_PIXELS}; make it smaller"
-        )
+        message = f"{file.width}×{file.height} pixels are over the limit of {Image.MAX_IMAGE_PIXELS}; make it smaller"
+        raise ValueError(message)
     try:
         file.load()
     except OSError as error:
@@ -182,13 +178,11 @@ def check_images(
     as_bytes = bytes_too and isinstance(images, Tensor) and images.dtype == torch.uint8
     if not isinstance(images, Tensor) or not (as_bytes or images.is_floating_point()):
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
-            f"pictures must be a float tensor in [0, 1], got {kind}; divide bytes by 255, read files with read_image"
-        )
+        message = f"pictures must be a float tensor in [0, 1], got {kind}; divide bytes by 255, read files with read_image"
+        raise TypeError(message)
     if images.ndim not in (3, 4) or images.shape[-3] != 3 or 0 in images.shape:
-        raise ValueError(
-            f"pictures must be (b, 3, h, w) or (3, h, w) with h, w ≥ 1, got {tuple(images.shape)}"
-        )
+        message = f"pictures must be (b, 3, h, w) or (3, h, w) with h, w ≥ 1, got {tuple(images.shape)}"
+        raise ValueError(message)
     low, high = (0, 1) if as_bytes else (value.item() for value in images.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(

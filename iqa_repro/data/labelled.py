@@ -26,14 +26,12 @@ class Labelled:
         if len(shape) != 4 or tuple(self.quality.shape) != shape[:1]:
             raise ValueError(f"expected (n, 3, h, w) and (n,), got {shape} and {tuple(self.quality.shape)}")
         if not len(self.images) or not self.quality.is_floating_point():
-            raise ValueError(
-                f"expected at least one picture and float labels, got {len(self.images)} and {self.quality.dtype}"
-            )
+            message = f"expected at least one picture and float labels, got {len(self.images)} and {self.quality.dtype}"
+            raise ValueError(message)
         if not isinstance(images, PictureFiles) and not bool(((images >= 0) & (images <= 1)).all()):
             low, high = images.min().item(), images.max().item()  # or NaN
             raise ValueError(f"pictures must lie in [0, 1], got {low:g} … {high:g}; divide bytes by 255")
         if not bool(((self.quality >= 0) & (self.quality <= 1)).all()):  # also false for NaN
             low, high = self.quality.min().item(), self.quality.max().item()
-            raise ValueError(
-                f"labels must lie in [0, 1] without NaN, got {low:g} … {high:g}; scale them with iqa_repro.data.tables.to_unit"
-            )
+            message = f"labels must lie in [0, 1] without NaN, got {low:g} … {high:g}; scale them with iqa_repro.data.tables.to_unit"
+            raise ValueError(message)

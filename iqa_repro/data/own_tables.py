@@ -27,9 +27,8 @@ def read_own(
     file = _own_csv(Path(path).expanduser())
     table = read_table(file, root="").drop(columns="quality", errors="ignore")
     if "reference" in table and (lacking := table["reference"].isna()).any():
-        raise ValueError(
-            f"{file}: row {int(lacking.argmax()) + 1} names no reference, nor do {int(lacking.sum()) - 1} others; fill the column or leave it out"
-        )
+        message = f"{file}: row {int(lacking.argmax()) + 1} names no reference, nor do {int(lacking.sum()) - 1} others; fill the column or leave it out"
+        raise ValueError(message)
     facts = TableFacts(file.stem, low, high, higher_is_better, source="own table")
     return finish_table(table, DataFolder(file.parent), file, facts, len(table), strict=strict)
 
@@ -68,14 +67,12 @@ def read_meta_csv(
         [key for key, one in find_sets().items() if one.listed and not one.folder],
     )
     if found is None or found.listed is None:
-        raise ValueError(
-            f"pyiqa's lists are known for {known}, got {name!r}; write a CSV image,mos and use read_own"
-        )
+        message = f"pyiqa's lists are known for {known}, got {name!r}; write a CSV image,mos and use read_own"
+        raise ValueError(message)
     table = _meta_rows(Path(labels), found.listed.pattern)
     if part is not None and ("split" not in table or part not in set(table["split"])):
-        raise ValueError(
-            f"{labels} has no official part {part!r}; it has {sorted(set(table.get('split', [])))}"
-        )
+        message = f"{labels} has no official part {part!r}; it has {sorted(set(table.get('split', [])))}"
+        raise ValueError(message)
     folder, twins = DataFolder(root), name == "live"  # its base names are not unique
     known = list(folder) if twins else table["image"].tolist()  # LIVE: copies that no list names
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
@@ -95,9 +92,8 @@ def _meta_rows(path, pattern):
     wordy = frame.shape[1] > 2 and pd.to_numeric(frame.iloc[:, 1], errors="coerce").isna().all()
     first = int(wordy)  # reference before picture
     if frame.shape[1] < first + 2 or frame.empty:
-        raise ValueError(
-            f"{path} should hold reference, picture, score or picture, score, it has {[str(name)[:80] for name in frame.columns[:20]]}"
-        )
+        message = f"{path} should hold reference, picture, score or picture, score, it has {[str(name)[:80] for name in frame.columns[:20]]}"
+        raise ValueError(message)
     table = pd.DataFrame(
         {"image": frame.iloc[:, first], "mos": pd.to_numeric(frame.iloc[:, first + 1], errors="coerce")}
     )
@@ -109,15 +105,13 @@ def _meta_rows(path, pattern):
         table["split"] = frame["official_split"].map(PYIQA_PARTS)
     names = [name for name in ("image", "reference") if name in table]
     if nameless := int(table[names].isna().any(axis=1).sum()):
-        raise ValueError(
-            f"{path}: {nameless} of {len(table)} rows name no picture or no reference; drop them"
-        )
+        message = f"{path}: {nameless} of {len(table)} rows name no picture or no reference; drop them"
+        raise ValueError(message)
     check_names([*table["image"], *table.get("reference", [])], str(path))
     if pattern:
         table = table.join(table["image"].str.extract(pattern))
     if "level" in table and table["level"].isna().any():
         strange = table.loc[table["level"].isna(), "image"].tolist()
-        raise ValueError(
-            f"{path}: {len(strange)} names say no level, first {strange[:3]}; is it this set's list?"
-        )
+        message = f"{path}: {len(strange)} names say no level, first {strange[:3]}; is it this set's list?"
+        raise ValueError(message)
     return table.assign(level=table["level"].astype(int)) if "level" in table else table

@@ -176,11 +176,9 @@ def join_pictures(
         return torch.cat(tensors)
     files = [part for part in parts if isinstance(part, PictureFiles)]
     if len(files) < len(parts):
-        raise TypeError(
-            f"tensors and files cannot be joined, got {[type(part).__name__ for part in parts]}; load or open all of them"
-        )
+        message = f"tensors and files cannot be joined, got {[type(part).__name__ for part in parts]}; load or open all of them"
+        raise TypeError(message)
     if len({(part.short_side, part.truncated, part.after) for part in files}) > 1:
-        raise ValueError(
-            "these pictures are read in different ways (short_side, truncated, after); join sets that are read alike"
-        )
+        message = "these pictures are read in different ways (short_side, truncated, after); join sets that are read alike"
+        raise ValueError(message)
     return files[0]._like([path for part in files for path in part.paths])

@@ -32,9 +32,8 @@ def write_split(
     names = [line.split("\t")[1] for line in lines]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(
-            f"{len(twice)} pictures are in two parts, first {twice[:3]}; then the test is no test"
-        )
+        message = f"{len(twice)} pictures are in two parts, first {twice[:3]}; then the test is no test"
+        raise ValueError(message)
     title = next(iter(parts.values())).attrs.get("facts", {}).get("name", "")
     digest = _digest(lines)
     with atomic_path(path) as part:
@@ -53,21 +52,18 @@ def read_split(
     head, *lines = read_text(path, LARGEST_TABLE, "split").removesuffix("\n").split("\n")
     told = re.search(r"^# split of (.*), sha256 ([0-9a-f]{16})$", head)
     if not told:
-        raise ValueError(
-            f"{path} does not begin with '# split of …, sha256 …'; LIQE's and pyiqa's forms have readers of their own"
-        )
+        message = f"{path} does not begin with '# split of …, sha256 …'; LIQE's and pyiqa's forms have readers of their own"
+        raise ValueError(message)
     if _digest(lines) != told[2]:
-        raise ValueError(
-            f"{path} was changed: its lines have the hash {_digest(lines)}, its head says {told[2]}"
-        )
+        message = f"{path} was changed: its lines have the hash {_digest(lines)}, its head says {told[2]}"
+        raise ValueError(message)
     pairs = [line.partition("\t") for line in lines]
     places = {name: part for part, _, name in pairs}
     if wrong := [
         line for line, (part, _, name) in zip(lines, pairs, strict=True) if part not in PARTS or not name
     ]:
-        raise ValueError(
-            f"{path}: a line should be a part of {PARTS}, a tab and a name, got {wrong[0][:80]!r}"
-        )
+        message = f"{path}: a line should be a part of {PARTS}, a tab and a name, got {wrong[0][:80]!r}"
+        raise ValueError(message)
     if len(places) < len(lines):
         raise ValueError(f"{path} names {len(lines) - len(places)} pictures twice; then the test is no test")
     return _divide(table, relative_names(table), places, path)
@@ -80,9 +76,8 @@ def _digest(lines):
 def _divide(table, keys, places, path):  # keys: what `places` calls the table's pictures
     check_names(places, str(path))
     if lost := sorted(set(places) - set(keys)):
-        raise ValueError(
-            f"{path} names {len(lost)} of {len(places)} pictures that the table lacks, first {lost[:3]}; is it of this data set, read whole?"
-        )
+        message = f"{path} names {len(lost)} of {len(places)} pictures that the table lacks, first {lost[:3]}; is it of this data set, read whole?"
+        raise ValueError(message)
     part = pd.Series(keys, index=table.index).map(places)
     found = {name: table[part == name].reset_index(drop=True) for name in PARTS if (part == name).any()}
     for rows in found.values():
@@ -99,9 +94,8 @@ def read_liqe_split(
     for word, part in (("train", "train"), ("val", "validation"), ("test", "test")):
         files = sorted(folder.glob(f"*_{word}.txt")) or sorted(folder.glob(f"*_{word}_clip.txt"))
         if len(files) != 1:
-            raise FileNotFoundError(
-                f"{folder} should hold one file *_{word}.txt or *_{word}_clip.txt, it has {[f.name for f in files]}"
-            )
+            message = f"{folder} should hold one file *_{word}.txt or *_{word}_clip.txt, it has {[f.name for f in files]}"
+            raise FileNotFoundError(message)
         for line in re.split(
             r"\r\n?|\n", read_text(files[0], LARGEST_TABLE, "split")
         ):  # some end in a bare \r
@@ -117,15 +111,13 @@ def read_liqe_scenes(
     "Scenes that LIQE's authors added (Zhang et al. 2023; datasets.md §3)"
     path, scenes = Path(path), {}
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no scenes at {path}; they are in LIQE's repository, IQA_Database/<set>/splits2/<name>_all_clip.txt"
-        )
+        message = f"no scenes at {path}; they are in LIQE's repository, IQA_Database/<set>/splits2/<name>_all_clip.txt"
+        raise FileNotFoundError(message)
     for number, line in enumerate(re.split(r"\r\n?|\n", read_text(path, LARGEST_TABLE, "list of scenes")), 1):
         parts = line.split("\t")
         if line.strip() and len(parts) < 4:
-            raise ValueError(
-                f"{path}, line {number}: expected path, mos, distortion and scenes between tabs, got {line[:80]!r}"
-            )
+            message = f"{path}, line {number}: expected path, mos, distortion and scenes between tabs, got {line[:80]!r}"
+            raise ValueError(message)
         if line.strip() and parts[3] != "invalid":
             scenes[parts[0]] = parts[3].strip()
     known = pd.Series(_known_as(table, scenes), index=table.index)
@@ -155,14 +147,12 @@ def read_pyiqa_split(
         )
     names = next(name for name in ("dist_name", "name", frame.columns[0]) if name in frame)
     if frame[names].isna().any():
-        raise ValueError(
-            f"{path}: {names!r} is empty in {frame[names].isna().sum()} of {len(frame)} rows; drop them"
-        )
+        message = f"{path}: {names!r} is empty in {frame[names].isna().sum()} of {len(frame)} rows; drop them"
+        raise ValueError(message)
     places = dict(zip(frame[names], frame[column].map(PYIQA_PARTS), strict=True))
     if unknown := sorted({str(value) for value in frame[column]} - set(PYIQA_PARTS)):
-        raise ValueError(
-            f"{path}, {column}: parts should be train, val, test or 0, 1, 2, got {[word[:80] for word in unknown[:3]]}"
-        )
+        message = f"{path}, {column}: parts should be train, val, test or 0, 1, 2, got {[word[:80] for word in unknown[:3]]}"
+        raise ValueError(message)
     return _divide(table, _known_as(table, places), places, path)
 
 # %% ../../nbs/1_data/07_split_files.ipynb #e7080073

@@ -32,17 +32,15 @@ def _split(table, seed, by, share, stream):
             f"the table has no column {by!r}, it has {list(table.columns)}; without references use by='image'"
         )
     if unknown := table.loc[table[by].isna(), "image"].tolist():
-        raise ValueError(
-            f"{len(unknown)} pictures have no {by}, first {unknown[:3]}; fill them in or use by='image'"
-        )
+        message = f"{len(unknown)} pictures have no {by}, first {unknown[:3]}; fill them in or use by='image'"
+        raise ValueError(message)
     units = sorted(table[by].unique())
     if len(units) < 2:
         raise ValueError(f"at least 2 different values of {by!r} are needed to split, got {units}")
     n = round(share * len(units))
     if not 0 < n < len(units):
-        raise ValueError(
-            f"a share of {share} of {len(units)} values of {by!r} is {n}: one side would be empty"
-        )
+        message = f"a share of {share} of {len(units)} values of {by!r} is {n}: one side would be empty"
+        raise ValueError(message)
     chosen = set(numpy_generator(seed, stream, by).permutation(units)[:n])
     rows = table.sort_values("image", ignore_index=True)
     inside = rows[by].isin(chosen)
@@ -58,9 +56,8 @@ def sample_shots(
     if isinstance(n, bool) or not isinstance(n, int | np.integer):
         raise TypeError(f"shots are counted in whole numbers, got {n!r} ({type(n).__name__})")
     if n < 1 or n > len(table):
-        raise ValueError(
-            f"{n} shots were asked for, the table has {len(table)} pictures; ask for 1 … {len(table)}"
-        )
+        message = f"{n} shots were asked for, the table has {len(table)} pictures; ask for 1 … {len(table)}"
+        raise ValueError(message)
     rows = table.sort_values("image", ignore_index=True)
     return rows.iloc[numpy_generator(seed, "shots").permutation(len(rows))[:n]].reset_index(drop=True)
 

@@ -85,17 +85,15 @@ def check_rows(
     for column in [name for name in ("image", "mos") if name not in table]:
         near = difflib.get_close_matches(column, [str(name).strip().lower() for name in table.columns], n=1)
         hint = f" {near[0]!r} is near: rename it." if near else " It needs `image` (path) and `mos` (score)."
-        raise ValueError(
-            f"{where} has no column {column!r}, it has {[str(name)[:80] for name in table.columns][:20]}.{hint}"
-        )
+        message = f"{where} has no column {column!r}, it has {[str(name)[:80] for name in table.columns][:20]}.{hint}"
+        raise ValueError(message)
     if table.empty:
         raise ValueError(f"{where} has a header and no rows; at least one picture is needed")
     table = table.assign(image=_names(table["image"], where), mos=_scores(table["mos"], where))
     if table["image"].duplicated().any():
         twice = table.loc[table["image"].duplicated(), "image"].tolist()
-        raise ValueError(
-            f"{where} lists {len(twice)} pictures again, first {twice[:3]}; one row a picture, so average or drop"
-        )
+        message = f"{where} lists {len(twice)} pictures again, first {twice[:3]}; one row a picture, so average or drop"
+        raise ValueError(message)
     return table
 
 # %% ../../nbs/1_data/00_tables.ipynb #1e3556fb
@@ -108,9 +106,8 @@ def check_names(
 ) -> None:
     "Refuse names that can be no path (our choice: a message would repeat them)"
     if long := [len(name) for name in names if len(name) > LONGEST_NAME]:
-        raise ValueError(
-            f"{where} names a picture by {max(long)} characters, expected at most {LONGEST_NAME}; is a quote missing?"
-        )
+        message = f"{where} names a picture by {max(long)} characters, expected at most {LONGEST_NAME}; is a quote missing?"
+        raise ValueError(message)
 
 
 def _names(column, where):
@@ -133,9 +130,8 @@ def _scores(column, where):
     scores = pd.to_numeric(column, errors="coerce").astype(float)
     if wrong := [(row, column.iloc[row - 1]) for row, ok in enumerate(np.isfinite(scores), 1) if not ok]:
         found = ", ".join(f"row {row}: {str(value)[:40]}" for row, value in wrong[:3])
-        raise ValueError(
-            f"{where}: {len(wrong)} of {len(column)} scores are no finite numbers ({found}); drop or correct these rows"
-        )
+        message = f"{where}: {len(wrong)} of {len(column)} scores are no finite numbers ({found}); drop or correct these rows"
+        raise ValueError(message)
     return scores
 
 # %% ../../nbs/1_data/00_tables.ipynb #4fdf11fc
@@ -156,20 +152,17 @@ def read_csv(
     try:
         check_size(path, LARGEST_TABLE, what)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no {what} at {path}; it should be a CSV with the columns {needs}"
-        ) from error
+        message = f"no {what} at {path}; it should be a CSV with the columns {needs}"
+        raise FileNotFoundError(message) from error
     try:
         _check_head(path)
         table = pd.read_csv(path, dtype=dtype, encoding="utf-8-sig", **options)
     except (ValueError, OverflowError, csv.Error) as error:  # of pandas' errors all are ValueErrors
-        raise ValueError(
-            f"{path} is no CSV in UTF-8 with the columns {needs}: {str(error).strip()}"
-        ) from error
+        message = f"{path} is no CSV in UTF-8 with the columns {needs}: {str(error).strip()}"
+        raise ValueError(message) from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first field as an index
-        raise ValueError(
-            f"{path}: rows have more fields than the header {list(table.columns)[:20]}; quote names that hold a comma"
-        )
+        message = f"{path}: rows have more fields than the header {list(table.columns)[:20]}; quote names that hold a comma"
+        raise ValueError(message)
     return table
 
 # %% ../../nbs/1_data/00_tables.ipynb #ae7c1d9d
@@ -212,9 +205,8 @@ def read_table(
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
         if (twice := table["image"].duplicated()).any():  # "a.png" and "./a.png"
-            raise ValueError(
-                f"{where}: {table['image'][twice].iloc[0]} is there twice; a picture has one row"
-            )
+            message = f"{where}: {table['image'][twice].iloc[0]} is there twice; a picture has one row"
+            raise ValueError(message)
         facts = replace(facts, root=str(root))
     try:
         if facts.low is not None and facts.high is not None:
@@ -230,9 +222,8 @@ def read_table(
 def _check_files(table, where):
     missing = [name for name in table["image"] if not Path(name).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"{where}: {len(missing)} of {len(table)} pictures are missing, first {missing[:3]}; give their folder as root"
-        )
+        message = f"{where}: {len(missing)} of {len(table)} pictures are missing, first {missing[:3]}; give their folder as root"
+        raise FileNotFoundError(message)
     return table
 
 # %% ../../nbs/1_data/00_tables.ipynb #c7453114

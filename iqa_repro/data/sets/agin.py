@@ -29,9 +29,8 @@ def read_agin(
     tables = (folder.root / name for name in folder if name.lower().endswith(".csv"))
     labels = next((path for path in tables if set(wanted) <= _header(path)), None)
     if labels is None:
-        raise FileNotFoundError(
-            f"{folder.root} has no CSV with the columns {wanted}, as AGIN's reader expects them"
-        )
+        message = f"{folder.root} has no CSV with the columns {wanted}, as AGIN's reader expects them"
+        raise FileNotFoundError(message)
     frame = pd.read_csv(labels, dtype={"filename": str}, encoding="utf-8-sig").rename(columns=_SCORES)
     table = frame[["filename", *_SCORES.values()]].rename(columns={"filename": "image"})
     table["mos"] = table["mos_naturalness"]

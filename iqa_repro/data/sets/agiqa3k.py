@@ -23,9 +23,8 @@ def read_agiqa3k(
     labels = folder.label_file("data.csv")
     frame = pd.read_csv(labels, dtype={"name": str})
     if missing := [name for name in wanted if name not in frame]:
-        raise ValueError(
-            f"{labels} should have the columns {wanted}, it lacks {missing}: is it AGIQA-3K's data.csv?"
-        )
+        message = f"{labels} should have the columns {wanted}, it lacks {missing}: is it AGIQA-3K's data.csv?"
+        raise ValueError(message)
     table = pd.DataFrame({"image": frame["name"], "mos": frame["mos_quality"], "std": frame["std_quality"]})
     table["mos_alignment"], table["std_alignment"] = frame["mos_align"], frame["std_align"]
     table["mos_quality"], table["prompt"] = frame["mos_quality"], frame["prompt"]  # use_score can turn back

@@ -31,9 +31,8 @@ def read_aigiqa20k(
             parts.append(part.assign(prompt=frame["prompt"], generator=generators))
             files.append(folder.root / found)
     if not parts:
-        raise FileNotFoundError(
-            f"{folder.root} has no info_train.xlsx with scores; give the folder of AIGIQA-20K"
-        )
+        message = f"{folder.root} has no info_train.xlsx with scores; give the folder of AIGIQA-20K"
+        raise FileNotFoundError(message)
     table = pd.concat(parts, ignore_index=True)
     published = 14000 if set(table["split"]) == {"train"} else 20000
     return finish_table(table, folder, files, SET.facts(), published, anywhere=True, strict=strict)

@@ -49,10 +49,8 @@ def read_captioned_ava(
     said = read_ava_captions(file).groupby("image")["caption"].agg(list)
     captions = table["image"].map(lambda path: Path(path).name).map(said)
     if lost := len(said) - int(captions.notna().sum()):
-        warnings.warn(
-            f"{file}: {lost} of {len(said)} pictures with comments are not in AVA's table; their comments are left out",
-            stacklevel=2,
-        )
+        message = f"{file}: {lost} of {len(said)} pictures with comments are not in AVA's table; their comments are left out"
+        warnings.warn(message, stacklevel=2)
     return table.assign(captions=captions)[captions.notna()].reset_index(drop=True)
 
 # %% ../../../nbs/1_data/sets/15_ava_captions.ipynb #999cfda0

@@ -40,9 +40,8 @@ def _csiq_sheet(path):
     wanted = ["image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"]
     sheet = pd.read_excel(path, sheet_name="all_by_image", header=3, usecols="D:I", dtype={"image": str})
     if list(sheet.columns) != wanted:
-        raise ValueError(
-            f"{path}, sheet 'all_by_image': row 4, columns D to I should be {wanted}, got {list(sheet.columns)}"
-        )
+        message = f"{path}, sheet 'all_by_image': row 4, columns D to I should be {wanted}, got {list(sheet.columns)}"
+        raise ValueError(message)
     sheet = sheet.dropna(subset=["dmos"])
     if unknown := sorted(set(sheet["dst_type"]) - set(CSIQ_KINDS)):
         raise ValueError(f"{path}: unknown distortions {unknown}; CSIQ has {list(CSIQ_KINDS)}")

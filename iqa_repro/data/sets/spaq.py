@@ -45,9 +45,8 @@ def _spaq_sheet(path, names):
     "A sheet's rows in the order of `names`; a missing picture is an error, an empty cell is not"
     sheet = pd.read_excel(path, dtype={"Image name": str}).set_index("Image name")
     if lost := [name for name in names if name not in sheet.index]:
-        raise ValueError(
-            f"{path} lacks {len(lost)} pictures that have a score, first {lost[:3]}; the sheets belong to different versions"
-        )
+        message = f"{path} lacks {len(lost)} pictures that have a score, first {lost[:3]}; the sheets belong to different versions"
+        raise ValueError(message)
     return sheet.loc[names]
 
 # %% ../../../nbs/1_data/sets/07_spaq.ipynb #a9abe0dc

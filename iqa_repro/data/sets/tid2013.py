@@ -29,9 +29,8 @@ def read_tid2013(
     parts = table["image"].str.lower().str.extract(r"^i(\d\d)_(\d\d)_(\d)\.bmp$")
     if (strange := parts.isna().any(axis=1)).any():
         wrong = table["image"][strange].tolist()
-        raise ValueError(
-            f"{labels}: names should look like i01_01_1.bmp, {len(wrong)} do not, first {wrong[:3]}"
-        )
+        message = f"{labels}: names should look like i01_01_1.bmp, {len(wrong)} do not, first {wrong[:3]}"
+        raise ValueError(message)
     table["reference"] = "reference_images/i" + parts[0] + ".bmp"
     table = table.assign(distortion=parts[1], level=parts[2].astype(int))
     if spread := folder.find("mos_std.txt"):
@@ -42,9 +41,8 @@ def read_tid2013(
 def _deviations(path, rows, labels):
     deviations = np.loadtxt(path, ndmin=1)
     if len(deviations) != rows:
-        raise ValueError(
-            f"{path} has {len(deviations)} lines, {labels} {rows}: they belong to different versions"
-        )
+        message = f"{path} has {len(deviations)} lines, {labels} {rows}: they belong to different versions"
+        raise ValueError(message)
     return deviations
 
 # %% ../../../nbs/1_data/sets/02_tid2013.ipynb #23bbc854

@@ -25,9 +25,8 @@ def read_waterloo(
     found = [re.search(r"(?:^|/)([^/]+)/(\d+)_(\d)\.bmp$", name, re.I) for name in folder]
     rows = [(m.string, f"pristine_images/{m[2]}.bmp", m[1], int(m[3])) for m in found if m]
     if not rows or not pristine:
-        raise FileNotFoundError(
-            f"{folder.root} should hold pristine_images/00001.bmp … and <kind>/00001_1.bmp …, found {len(pristine)} and {len(rows)}"
-        )
+        message = f"{folder.root} should hold pristine_images/00001.bmp … and <kind>/00001_1.bmp …, found {len(pristine)} and {len(rows)}"
+        raise FileNotFoundError(message)
     table = attach_pictures(pd.DataFrame(rows, columns=columns), folder, SET.title)
     for column in ("image", "reference"):
         table[column] = [str(folder.root / name) for name in table[column]]

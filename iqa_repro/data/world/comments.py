@@ -81,17 +81,15 @@ def comments_of(
 ) -> pd.DataFrame:  # caption table: image, caption, kind "comment", relevant where known; one row a comment
     "The comments of a picture table, one row each (AVA-Captions as UniQA §5.1 uses it)"
     if missing := [name for name in ("image", "captions") if name not in table]:
-        raise ValueError(
-            f"the table has no column {missing[0]!r}, needed are `image` and lists of comments in `captions`; it has {list(table.columns)}"
-        )
+        message = f"the table has no column {missing[0]!r}, needed are `image` and lists of comments in `captions`; it has {list(table.columns)}"
+        raise ValueError(message)
     if wrong := [
         image
         for image, c in zip(table["image"], table["captions"], strict=True)
         if not isinstance(c, list | tuple)
     ]:
-        raise TypeError(
-            f"`captions` must hold lists of comments, {len(wrong)} of {len(table)} rows do not, first {wrong[0]}"
-        )
+        message = f"`captions` must hold lists of comments, {len(wrong)} of {len(table)} rows do not, first {wrong[0]}"
+        raise TypeError(message)
     columns = ["captions"] + ["relevant"] * ("relevant" in table)
     rows = table[["image", *columns]].explode(columns, ignore_index=True).dropna(subset="captions")
     rows = rows.rename(columns={"captions": "caption"}).reset_index(drop=True)

@@ -27,9 +27,8 @@ def content_fault(
 ) -> np.ndarray:  # (h, w, 3) float32 in [0, 1]
     "A picture with something impossible in it (our choice)"
     if kind not in CONTENT_FAULTS or not 0 <= strength <= 1:
-        raise ValueError(
-            f"kind must be one of {CONTENT_FAULTS} and strength in 0 … 1, got {kind!r} and {strength!r}"
-        )
+        message = f"kind must be one of {CONTENT_FAULTS} and strength in 0 … 1, got {kind!r} and {strength!r}"
+        raise ValueError(message)
     size = image.shape[0]
     side = 2 * round(size * (0.16 + 0.12 * strength))
     top, left = generator.integers(size // 10, size - size // 10 - side + 1, 2)

@@ -203,9 +203,8 @@ def _read_shipped(name: str) -> np.ndarray:
     package, inside = PHOTOGRAPHS[name].source.split(":")
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(
-            f"photograph {name!r} comes with {package}, which is not installed; install it (make setup installs it)"
-        )
+        message = f"photograph {name!r} comes with {package}, which is not installed; install it (make setup installs it)"
+        raise FileNotFoundError(message)
     path = Path(spec.origin).parent / inside
     if not path.is_file():
         raise FileNotFoundError(
