@@ -75,10 +75,8 @@ def _check_members(archive, members, limit, free):
             wrong.append(name)
         total += member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
     if wrong:
-        raise ValueError(
-            f"{archive} holds {len(wrong)} members that lead out of the folder or are no plain files, first {wrong[:3]}; nothing was "
-            "unpacked. Do not trust this copy"
-        )
+        message = f"{archive} holds {len(wrong)} members that lead out of the folder or are no plain files, first {wrong[:3]}; nothing was unpacked. Do not trust this copy"
+        raise ValueError(message)
     if total > limit:
         message = f"{archive} says it holds {total / 2**30:.1f} GiB, the limit is {limit / 2**30:.1f}; raise `limit` if that is right"
         raise ValueError(message)

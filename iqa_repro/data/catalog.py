@@ -42,10 +42,8 @@ def _imitated(name, spec):  # what is known of a stand-in
 
 _REAL = {name: found for name, found in find_sets().items() if found.stand_in}
 DATASETS = _REAL | {f"embedded:{name}": _imitated(name, spec) for name, spec in STAND_INS.items()}
-READERS = {name: found.reader for name, found in _REAL.items()}  # folder and options of a set -> its table
-LIQE_SCENES = {
-    name: found.scene_list for name, found in _REAL.items() if found.scene_list
-}  # file in its folder
+READERS = {name: found.reader for name, found in _REAL.items() if found.reader}  # folder and options -> table
+LIQE_SCENES = {name: found.scene_list for name, found in _REAL.items() if found.scene_list}  # files
 
 # %% ../../nbs/1_data/09_catalog.ipynb #3119bcd3
 def load_dataset(
@@ -60,10 +58,8 @@ def load_dataset(
         raise TypeError(f"a data set is asked for by name, such as 'livec' or 'embedded:livec', got {name!r}")
     plain = name.removeprefix("embedded:")
     if (found := find_sets().get(plain)) is None:
-        raise ValueError(
-            f"unknown data set {name!r}{did_you_mean(plain, READERS)} There are {sorted(DATASETS)}. A CSV of your own is read with "
-            "iqa_repro.data.own_tables.read_own(path, low=…, high=…)"
-        )
+        message = f"unknown data set {name!r}{did_you_mean(plain, READERS)} There are {sorted(DATASETS)}. A CSV of your own is read with iqa_repro.data.own_tables.read_own(path, low=…, high=…)"
+        raise ValueError(message)
     if name == plain and not (profile is not None and profile.data.source == "embedded"):
         return _read_real(
             found, data_root() / found.place if root is None else Path(root).expanduser(), options
@@ -79,10 +75,8 @@ def _read_real(found, folder, options):
         own = " Nothing is known of its layout: write a CSV image,mos beside its pictures." * (
             not found.available
         )
-        raise FileNotFoundError(
-            f"{found.title} is not in {folder}; put it there, or name its folder: load_dataset({found.name!r}, root=…).{own} "
-            f"'embedded:{found.name}' is a stand-in that needs no download"
-        )
+        message = f"{found.title} is not in {folder}; put it there, or name its folder: load_dataset({found.name!r}, root=…).{own} 'embedded:{found.name}' is a stand-in that needs no download"
+        raise FileNotFoundError(message)
     if options.get("labels") is not None:
         return read_meta_csv(found.name, folder, **options)
     table = found.reader(folder, **(_scale_of(folder) if found.scale_file else {}) | options)

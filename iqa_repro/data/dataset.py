@@ -145,7 +145,7 @@ def find_sets() -> dict[str, DataSet]:  # name -> data set
     "The data sets of all modules in `iqa_repro.data.sets` (our choice)"
     package, found = import_module("iqa_repro.data.sets"), dict[str, DataSet]()
     for module in iter_modules(package.__path__):
-        described = getattr(import_module(f"{package.__name__}.{module.name}"), "SET", None)
+        described: Any = getattr(import_module(f"{package.__name__}.{module.name}"), "SET", None)
         if getattr(described, "name", None) != module.name:
             message = f"{package.__name__}.{module.name} should define SET = DataSet({module.name!r}, …), got {described!r:.80}"
             raise ImportError(message)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -23,7 +24,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from ..core.names import did_you_mean
 from ..core.paths import data_root
 from .archives import unpack_archive
-from .catalog import DATASETS, load_dataset
+from .catalog import DATASETS, READERS, load_dataset
 from .dataset import HUB, Archive, DataSet, find_sets
 from .fetch import Transfer, amount, check_file, check_room, fetch_file
 
@@ -126,7 +127,8 @@ def describe_folder(
 ) -> str:  # one line
     "What a set's reader finds in a folder, incomplete rows left out (our choice)"
     found = _fetchable(name)
-    options = {"strict": False} if "strict" in signature(found.reader).parameters else {}
+    partial = "strict" in signature(READERS[name]).parameters
+    options = dict[str, Any](strict=False) if partial else {}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -207,10 +209,8 @@ def _refuse_foreign(paths, folder, waiting):
     foreign = [path for path in paths if re.search(r"\.(rar|7z|z\d\d|\d{3})$", path.name.lower())]
     if foreign:
         path = foreign[0]
-        raise ValueError(
-            f"{path} is here{' and checked' * path.is_relative_to(waiting)}, but Python cannot unpack {path.suffix}. Do it yourself: "
-            f"`7z x {path} -o{folder}`, then `iqa-repro data check {folder.parent}`"
-        )
+        message = f"{path} is here{' and checked' * path.is_relative_to(waiting)}, but Python cannot unpack {path.suffix}. Do it yourself: `7z x {path} -o{folder}`, then `iqa-repro data check {folder.parent}`"
+        raise ValueError(message)
 
 
 def _unpack(path, target, waiting):
@@ -274,10 +274,8 @@ def _bring_from_hub(archive, transfer):
         return Path(hf_hub_download(**_hub_file(archive)))
     except LocalEntryNotFoundError as error:
         offline = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "huggingface.co cannot be reached"
-        raise FileNotFoundError(
-            f"{archive.name} is not in the cache {constants.HF_HUB_CACHE}, and {offline}. Try with a network (HF_ENDPOINT names another address of the hub), "
-            f"or open {archive.url} in a browser elsewhere and unpack the file with `iqa-repro data get … --file {archive.name}`"
-        ) from error
+        message = f"{archive.name} is not in the cache {constants.HF_HUB_CACHE}, and {offline}. Try with a network (HF_ENDPOINT names another address of the hub), or open {archive.url} in a browser elsewhere and unpack the file with `iqa-repro data get … --file {archive.name}`"
+        raise FileNotFoundError(message) from error
     except (EntryNotFoundError, HfHubHTTPError) as error:
         told = f"{archive.url} was refused ({str(error).strip().splitlines()[0]})"
         raise FileNotFoundError(f"{told}{transfer.hint}, or choose another place") from error

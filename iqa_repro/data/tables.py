@@ -59,10 +59,8 @@ def to_unit(
     wrong = np.flatnonzero(~((scores >= scale.low) & (scores <= scale.high)))
     if wrong.size:
         found = [float(score) for score in np.atleast_1d(scores)[wrong[:3]]]
-        raise ValueError(
-            f"{wrong.size} of {scores.size} scores lie outside the published range {low} … {high}, first in "
-            f"rows {[int(row) + 1 for row in wrong[:3]]}: {found}. Give the range of the scale that was used."
-        )
+        message = f"{wrong.size} of {scores.size} scores lie outside the published range {low} … {high}, first in rows {[int(row) + 1 for row in wrong[:3]]}: {found}. Give the range of the scale that was used."
+        raise ValueError(message)
     unit = (scores - low) / (high - low)
     return unit if higher_is_better else 1 - unit
 
@@ -234,10 +232,8 @@ def quality_of(
     if "quality" in table:
         return table["quality"].to_numpy(dtype=float)
     name = table.attrs.get("facts", {}).get("name") or "the table"
-    raise ValueError(
-        f"{name} has no `quality`: its score range is not known, and the sample's own extremes would change with every "
-        f"sample. Read it with facts=TableFacts(low=…, high=…), the ends of the scale that people were given."
-    )
+    message = f"{name} has no `quality`: its score range is not known, and the sample's own extremes would change with every sample. Read it with facts=TableFacts(low=…, high=…), the ends of the scale that people were given."
+    raise ValueError(message)
 
 # %% ../../nbs/1_data/00_tables.ipynb #4a12d2cd
 def relative_names(

@@ -47,10 +47,8 @@ def _live_entries(folder, labels, column):
     dmos, copies = values[column].ravel().astype(float), values["orgs"].ravel().astype(bool)
     counts = _count_files(folder, len(dmos))
     if not len(dmos) == len(copies) == len(references) == sum(counts.values()):
-        raise ValueError(
-            f"{labels}: {len(dmos)} scores, {len(copies)} marks of copies, {len(references)} references for {sum(counts.values())} files "
-            f"{counts}; these files belong to different releases"
-        )
+        message = f"{labels}: {len(dmos)} scores, {len(copies)} marks of copies, {len(references)} references for {sum(counts.values())} files {counts}; these files belong to different releases"
+        raise ValueError(message)
     images = [f"{kind}/img{i}.bmp" for kind, n in counts.items() for i in range(1, n + 1)]
     table = pd.DataFrame(
         {"image": images, "mos": dmos, "reference": [f"refimgs/{name}" for name in references]}

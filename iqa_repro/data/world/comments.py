@@ -37,8 +37,11 @@ def beside_the_point(
     if not 0 <= count <= len(sentences):
         raise ValueError(f"count must lie in 0 … {len(sentences)}, the number of sentences, got {count}")
     fill = {"who": str(generator.choice(_WHO)), "where": str(generator.choice(_WHERE))}
-    fill["n"] = int(generator.integers(2, 90))
-    return [str(sentence).format(**fill) for sentence in generator.choice(sentences, count, replace=False)]
+    number = int(generator.integers(2, 90))
+    return [
+        str(sentence).format(**fill, n=number)
+        for sentence in generator.choice(sentences, count, replace=False)
+    ]
 
 # %% ../../../nbs/1_data/world/05_comments.ipynb #bcf20e93
 def on_the_point(

@@ -207,10 +207,8 @@ def _read_shipped(name: str) -> np.ndarray:
         raise FileNotFoundError(message)
     path = Path(spec.origin).parent / inside
     if not path.is_file():
-        raise FileNotFoundError(
-            f"photograph {name!r} should be at {path}; the installed {package} does not ship it. Install the pinned "
-            "versions (make setup)."
-        )
+        message = f"photograph {name!r} should be at {path}; the installed {package} does not ship it. Install the pinned versions (make setup)."
+        raise FileNotFoundError(message)
     return np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #960b018d
