@@ -91,7 +91,7 @@ def train_crops(
     flip: bool = True,  # whether half of the crops are mirrored left to right
     bytes_too: bool = False,  # whether bytes 0 … 255 will do; crops are floats in any case
 ) -> Tensor:  # (b, n, 3, size, size)
-    "Random crops, each with a place and a mirroring of its own (our choice; pictures below `size` are enlarged)"
+    "Random crops, placed and mirrored independently (our choice; pictures below `size` are enlarged)"
     if not isinstance(generator, torch.Generator):
         message = f"a torch.Generator is needed, got {type(generator).__name__}; make one with torch_generator(seed, 'crops')"
         raise TypeError(message)

@@ -94,7 +94,7 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
         ax.set_yticks([])
         for place, kind in enumerate(
             kinds
-        ):  # inside the panel: labels beside it would widen the whole column
+        ):  # inside the panel: labels next to it would widen the whole column
             ax.text(counts.max() * 0.03, place, kind, va="center", fontsize=6)
         told, label = "no scores", "pictures of each kind"
     else:

@@ -17,7 +17,7 @@ from .tables import LONGEST_HEAD, TableFacts, check_names, read_csv, read_table
 
 # %% ../../nbs/1_data/08_own_tables.ipynb #a0200dff
 def read_own(
-    path: str | Path,  # CSV with image, mos, …; or a folder that holds one such CSV beside its pictures
+    path: str | Path,  # CSV with image, mos, …; or a folder with one such CSV and its pictures
     low: float | None = None,  # lowest and …
     high: float | None = None,  # … highest score that people could give; None: no common scale
     higher_is_better: bool = True,  # False for DMOS

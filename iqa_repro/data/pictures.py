@@ -44,7 +44,7 @@ def _ahead(function, items, workers, window):
                 result = waiting.popleft().result()
                 waiting.extend(pool.submit(function, item) for item in islice(items, 1))
                 yield result
-        finally:  # whoever stops early does not wait for what nobody wants
+        finally:  # a caller that stops early does not wait for the rest
             pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/1_data/10_pictures.ipynb #c98b706e
@@ -137,7 +137,7 @@ def open_pictures(
     "The pictures of a table, in its order (our choice)"
     name = table.attrs.get("facts", {}).get("name", "")
     if name.startswith("embedded:"):
-        from iqa_repro.data.catalog import load_images  # whoever scores files has no need of the data sets
+        from iqa_repro.data.catalog import load_images  # scoring files does not need the data sets
 
         return load_images(table)
     return PictureFiles(table["image"], **READING.get(name, {}))

@@ -173,7 +173,7 @@ def _check_head(path):
     if long := [len(name) for name in head if len(name) > LONGEST_HEADING]:
         raise ValueError(f"a column's name has {max(long)} characters, expected at most {LONGEST_HEADING}")
     if twice := [name for name in head if name and head.count(name) > 1]:
-        raise ValueError(f"the column {twice[0][:80]!r} stands there twice; rename one")
+        raise ValueError(f"the column {twice[0][:80]!r} is there twice; rename one")
 
 
 def _first_lines(file) -> Iterator[str]:
