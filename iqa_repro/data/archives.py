@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 # %% ../../nbs/1_data/12_archives.ipynb #05506f23
@@ -54,13 +55,11 @@ def unpack_archive(
 
 # %% ../../nbs/1_data/12_archives.ipynb #0ba68e5f
 def _kind(archive):
-    if zipfile.is_zipfile(archive):
-        return zipfile.ZipFile
-    try:
+    with suppress(EOFError, zlib.error):  # a cut .tgz
+        if zipfile.is_zipfile(archive):
+            return zipfile.ZipFile
         if tarfile.is_tarfile(archive):
             return tarfile.open
-    except (EOFError, zlib.error):  # a cut .tgz
-        pass
     message = f"{archive} is no whole .zip, .tar or .tgz ({archive.stat().st_size} bytes); was the download cut short?"
     raise ValueError(message)
 
@@ -91,7 +90,7 @@ def _check_end(archive, file, members):
         file.fileobj.seek(last.offset_data + -(-last.size // 512) * 512)
     if last is None or file.fileobj.read(512) != bytes(512):
         raise ValueError(
-            f"{archive} is damaged or not whole: it has no end mark. Fetch it again; nothing was unpacked"
+            f"{archive} is damaged or not whole: no end mark. Fetch it again; nothing was unpacked"
         )
 
 

@@ -29,15 +29,10 @@ from .world.embedded import STAND_INS, make_stand_in
 # %% ../../nbs/1_data/09_catalog.ipynb #30e64b97
 def _imitated(name, spec):  # what is known of a stand-in
     references = 11 * len(spec.windows) if spec.kind == "synthetic" else None
-    count = (
-        spec.count
-        if references is None
-        else references * (spec.pristine + (spec.count or 5 * len(spec.types)))
-    )
-    scale = (spec.low, spec.high, spec.higher_is_better)
-    return DatasetFacts(
-        f"embedded:{name}", f"stand-in of {spec.original}", count, references, *scale, terms=""
-    )
+    each = spec.pristine + (spec.count or 5 * len(spec.types))
+    count = spec.count if references is None else references * each
+    scale, title = (spec.low, spec.high, spec.higher_is_better), f"stand-in of {spec.original}"
+    return DatasetFacts(f"embedded:{name}", title, count, references, *scale, terms="")
 
 
 _REAL = {name: found for name, found in find_sets().items() if found.stand_in}
@@ -61,21 +56,21 @@ def load_dataset(
         message = f"unknown data set {name!r}{did_you_mean(plain, READERS)} There are {sorted(DATASETS)}. A CSV of your own is read with iqa_repro.data.own_tables.read_own(path, low=…, high=…)"
         raise ValueError(message)
     if name == plain and not (profile is not None and profile.data.source == "embedded"):
-        return _read_real(
-            found, data_root() / found.place if root is None else Path(root).expanduser(), options
-        )
+        folder = data_root() / found.place if root is None else Path(root).expanduser()
+        return _read_real(found, folder, options)
     if options or root is not None:
         message = f"the stand-in of {found.title} takes no root or options, got {root!r} and {options}"
         raise ValueError(message)
     return make_stand_in(plain if found.stand_in else found.place, workers=workers)
 
 # %% ../../nbs/1_data/09_catalog.ipynb #e088d453
+_UNKNOWN_LAYOUT = " Nothing is known of its layout: write a CSV image,mos beside its pictures."
+
+
 def _read_real(found, folder, options):
     if not folder.is_dir() and (found.available or not folder.is_file()):
-        own = " Nothing is known of its layout: write a CSV image,mos beside its pictures." * (
-            not found.available
-        )
-        message = f"{found.title} is not in {folder}; put it there, or name its folder: load_dataset({found.name!r}, root=…).{own} 'embedded:{found.name}' is a stand-in that needs no download"
+        hint = "" if found.available else _UNKNOWN_LAYOUT
+        message = f"{found.title} is not in {folder}; put it there, or name its folder: load_dataset({found.name!r}, root=…).{hint} 'embedded:{found.name}' is a stand-in that needs no download"
         raise FileNotFoundError(message)
     if options.get("labels") is not None:
         return read_meta_csv(found.name, folder, **options)

@@ -29,9 +29,9 @@ from .dataset import HUB, Archive, DataSet, find_sets
 from .fetch import Transfer, amount, check_file, check_room, fetch_file
 
 # %% ../../nbs/1_data/14_downloads.ipynb #ad0ca0ae
-DOWNLOADS = {  # data set -> place -> files; the first place is the default
-    name: found.places for name, found in find_sets().items() if found.places and not found.folder
-}
+DOWNLOADS = {
+    n: s.places for n, s in find_sets().items() if s.places and not s.folder
+}  # name -> place -> files
 
 
 def find_download(
@@ -98,9 +98,8 @@ def _size(archive):
 
 
 def _line(archive):
-    size = "size unknown"
-    if _size(archive):
-        size = ("" if archive.bytes else "about ") + amount(_size(archive))
+    known = ("" if archive.bytes else "about ") + amount(_size(archive))
+    size = known if _size(archive) else "size unknown"
     origin = urlsplit(archive.url).netloc or "this machine"
     return f"{archive.name} ({size}) from {origin}{', if the archive lacks it' * archive.extra}"
 
