@@ -20,7 +20,7 @@ from openpyxl import Workbook
 from PIL import Image
 from scipy.io import savemat
 
-from iqa_repro.data.folders import PUBLISHED_SCORES
+from iqa_repro.data.dataset import published_scores
 
 KINDS = {".bmp": "BMP", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
@@ -71,12 +71,12 @@ def write_miniature(
 @contextmanager
 def scores_unchecked():
     "Within the block invented scores pass for published ones: for tests of anything but the comparison itself"
-    known = dict(PUBLISHED_SCORES)
-    PUBLISHED_SCORES.clear()
+    known = dict(published_scores())
+    published_scores().clear()
     try:
         yield
     finally:
-        PUBLISHED_SCORES.update(known)
+        published_scores().update(known)
 
 
 @cache

@@ -24,7 +24,7 @@ import pytest
 from download_server import serve
 from miniatures import write_miniature
 
-from iqa_repro.data import downloads
+from iqa_repro.data import downloads, fetch
 from iqa_repro.data.catalog import load_dataset
 from iqa_repro.data.downloads import Archive, Transfer, fetch_file, get_dataset
 
@@ -39,7 +39,7 @@ MIRROR = downloads.DOWNLOADS["csiq"]["mirror"][0].url
 @pytest.fixture(autouse=True)
 def one_ssl_context(monkeypatch):
     "A client reads all certificates when it is made; some hundred clients need not"
-    monkeypatch.setattr(downloads.httpx, "Client", partial(httpx.Client, verify=CERTIFICATES))
+    monkeypatch.setattr(fetch.httpx, "Client", partial(httpx.Client, verify=CERTIFICATES))
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,7 @@ def test_busy_server_is_asked_again(tmp_path):
 
         how = Transfer(retries=4, pause=1.0, progress=False)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(downloads, "time", SimpleNamespace(sleep=sleep))
+            patch.setattr(fetch, "time", SimpleNamespace(sleep=sleep))
             fetch_file(f"{server.url}/a", tmp_path / "a", transfer=how)
     assert asked == [2.0, 4.0, 8.0] and (tmp_path / "a").read_bytes() == CONTENT
 
@@ -318,7 +318,7 @@ def test_disk_fills_and_is_emptied(tmp_path, monkeypatch):
 
     with serve({"/a": CONTENT}) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(downloads, "open", lambda *how, **more: Full(open(*how, **more)), raising=False)
+            patch.setattr(fetch, "open", lambda *how, **more: Full(open(*how, **more)), raising=False)
             with pytest.raises(OSError, match="disk is full after 600 bytes.*goes on from there") as error:
                 fetch_file(f"{server.url}/a", tmp_path / "a", transfer=Transfer(**QUICK))
         assert error.value.errno == errno.ENOSPC and len(server.log) == 1
@@ -328,7 +328,7 @@ def test_disk_fills_and_is_emptied(tmp_path, monkeypatch):
 
 def test_room_is_asked_for_before(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage._replace(free=1400))
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: usage._replace(free=1400))
     with serve({"/a": CONTENT}) as server:
         with pytest.raises(OSError, match="needs 1.50 kB in .*, 1.40 kB are free"):
             fetch_file(f"{server.url}/a", tmp_path / "a", transfer=ONCE)

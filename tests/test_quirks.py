@@ -11,11 +11,12 @@ from PIL import Image
 
 from iqa_repro.data.catalog import load_dataset, load_images
 from iqa_repro.data.images import read_image
-from iqa_repro.data.sets.authentic_sets import read_flive
-from iqa_repro.data.sets.generated_and_aesthetic_sets import read_ava
-from iqa_repro.data.sets.reference_sets import NO_SEVERITY
+from iqa_repro.data.sets import kadid10k, tid2013
+from iqa_repro.data.sets.ava import read_ava
+from iqa_repro.data.sets.flive import read_flive
 from iqa_repro.data.split_files import read_pyiqa_split
 
+NO_SEVERITY = {"tid2013": tid2013.NO_SEVERITY, "kadid10k": kadid10k.NO_SEVERITY}
 pytestmark = pytest.mark.filterwarnings("ignore:.*(were published for|but its scores differ)")
 needs_labels = pytest.mark.skipif(not LABELS.is_dir(), reason=f"no real label tables in {LABELS}")
 

@@ -14,7 +14,8 @@ import pytest
 from miniatures import BUILDERS, LABELS, REAL, has_real, real_table, write_miniature
 
 from iqa_repro.data.catalog import DATASETS, READERS, load_dataset
-from iqa_repro.data.folders import PUBLISHED_SCORES, score_digest
+from iqa_repro.data.dataset import published_scores
+from iqa_repro.data.folders import score_digest
 
 SIZES = {  # rows of the table, references, rows of its parts
     "live": (779, 29, {}),
@@ -63,7 +64,7 @@ def read(name, root, **options):
 
 def published_digest(table):
     facts = table.attrs["facts"]
-    return PUBLISHED_SCORES[facts["name"], facts["score_set"]]
+    return published_scores()[facts["name"], facts["score_set"]]
 
 
 def check_facts(name, table):
@@ -85,7 +86,7 @@ def test_every_reader_has_a_miniature():
     assert {name for name, facts in DATASETS.items() if not facts.available} == {"eciqad"}
     assert set(REAL) == {*CHECKED, "ava"} and set(CHECKED) <= set(SIZES)
     titles = {DATASETS[name].title for name in CHECKED}
-    assert {name for name, _ in PUBLISHED_SCORES} == titles
+    assert {name for name, _ in published_scores()} == titles
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -59,10 +59,8 @@ def to_unit(
     wrong = np.flatnonzero(~((scores >= scale.low) & (scores <= scale.high)))
     if wrong.size:
         found = [float(score) for score in np.atleast_1d(scores)[wrong[:3]]]
-        raise ValueError(
-            f"{wrong.size} of {scores.size} scores lie outside the published range {low} … {high}, first in "
-            f"rows {[int(row) + 1 for row in wrong[:3]]}: {found}. Give the range of the scale that was used."
-        )
+        message = f"{wrong.size} of {scores.size} scores lie outside the published range {low} … {high}, first in rows {[int(row) + 1 for row in wrong[:3]]}: {found}. Give the range of the scale that was used."
+        raise ValueError(message)
     unit = (scores - low) / (high - low)
     return unit if higher_is_better else 1 - unit
 
@@ -74,7 +72,7 @@ TEXT_COLUMNS = (
     "scene",
     "split",
     "captions",
-)  # our choice: never guessed to be numbers
+)  # never guessed to be numbers
 
 # %% ../../nbs/1_data/00_tables.ipynb #c396aacc
 def check_rows(
@@ -85,17 +83,15 @@ def check_rows(
     for column in [name for name in ("image", "mos") if name not in table]:
         near = difflib.get_close_matches(column, [str(name).strip().lower() for name in table.columns], n=1)
         hint = f" {near[0]!r} is near: rename it." if near else " It needs `image` (path) and `mos` (score)."
-        raise ValueError(
-            f"{where} has no column {column!r}, it has {[str(name)[:80] for name in table.columns][:20]}.{hint}"
-        )
+        message = f"{where} has no column {column!r}, it has {[str(name)[:80] for name in table.columns][:20]}.{hint}"
+        raise ValueError(message)
     if table.empty:
         raise ValueError(f"{where} has a header and no rows; at least one picture is needed")
     table = table.assign(image=_names(table["image"], where), mos=_scores(table["mos"], where))
     if table["image"].duplicated().any():
         twice = table.loc[table["image"].duplicated(), "image"].tolist()
-        raise ValueError(
-            f"{where} lists {len(twice)} pictures again, first {twice[:3]}; one row a picture, so average or drop"
-        )
+        message = f"{where} lists {len(twice)} pictures again, first {twice[:3]}; one row a picture, so average or drop"
+        raise ValueError(message)
     return table
 
 # %% ../../nbs/1_data/00_tables.ipynb #1e3556fb
@@ -108,9 +104,8 @@ def check_names(
 ) -> None:
     "Refuse names that can be no path (our choice: a message would repeat them)"
     if long := [len(name) for name in names if len(name) > LONGEST_NAME]:
-        raise ValueError(
-            f"{where} names a picture by {max(long)} characters, expected at most {LONGEST_NAME}; is a quote missing?"
-        )
+        message = f"{where} names a picture by {max(long)} characters, expected at most {LONGEST_NAME}; is a quote missing?"
+        raise ValueError(message)
 
 
 def _names(column, where):
@@ -124,7 +119,7 @@ def _names(column, where):
     check_names(names := [os.fspath(name) for name in column], where)
     return names
 
-
+# %% ../../nbs/1_data/00_tables.ipynb #c39e983f
 def _scores(column, where):
     if pd.api.types.is_bool_dtype(column):
         raise ValueError(
@@ -133,9 +128,8 @@ def _scores(column, where):
     scores = pd.to_numeric(column, errors="coerce").astype(float)
     if wrong := [(row, column.iloc[row - 1]) for row, ok in enumerate(np.isfinite(scores), 1) if not ok]:
         found = ", ".join(f"row {row}: {str(value)[:40]}" for row, value in wrong[:3])
-        raise ValueError(
-            f"{where}: {len(wrong)} of {len(column)} scores are no finite numbers ({found}); drop or correct these rows"
-        )
+        message = f"{where}: {len(wrong)} of {len(column)} scores are no finite numbers ({found}); drop or correct these rows"
+        raise ValueError(message)
     return scores
 
 # %% ../../nbs/1_data/00_tables.ipynb #4fdf11fc
@@ -156,25 +150,20 @@ def read_csv(
     try:
         check_size(path, LARGEST_TABLE, what)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no {what} at {path}; it should be a CSV with the columns {needs}"
-        ) from error
+        message = f"no {what} at {path}; it should be a CSV with the columns {needs}"
+        raise FileNotFoundError(message) from error
     try:
         _check_head(path)
         table = pd.read_csv(path, dtype=dtype, encoding="utf-8-sig", **options)
     except (ValueError, OverflowError, csv.Error) as error:  # of pandas' errors all are ValueErrors
-        raise ValueError(
-            f"{path} is no CSV in UTF-8 with the columns {needs}: {str(error).strip()}"
-        ) from error
-    if not isinstance(
-        table.index, pd.RangeIndex
-    ):  # pandas took the first field as an index and shifted the rest
-        raise ValueError(
-            f"{path}: rows have more fields than the header {list(table.columns)[:20]}; quote names that hold a comma"
-        )
+        message = f"{path} is no CSV in UTF-8 with the columns {needs}: {str(error).strip()}"
+        raise ValueError(message) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first field as an index
+        message = f"{path}: rows have more fields than the header {list(table.columns)[:20]}; quote names that hold a comma"
+        raise ValueError(message)
     return table
 
-
+# %% ../../nbs/1_data/00_tables.ipynb #ae7c1d9d
 def _check_head(path):
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         rows = csv.reader(_first_lines(file))
@@ -184,7 +173,7 @@ def _check_head(path):
     if long := [len(name) for name in head if len(name) > LONGEST_HEADING]:
         raise ValueError(f"a column's name has {max(long)} characters, expected at most {LONGEST_HEADING}")
     if twice := [name for name in head if name and head.count(name) > 1]:
-        raise ValueError(f"the column {twice[0][:80]!r} stands there twice; rename one")
+        raise ValueError(f"the column {twice[0][:80]!r} is there twice; rename one")
 
 
 def _first_lines(file) -> Iterator[str]:
@@ -197,9 +186,7 @@ def _first_lines(file) -> Iterator[str]:
 # %% ../../nbs/1_data/00_tables.ipynb #7d3e11ab
 def read_table(
     path_or_frame: str | Path | pd.DataFrame,  # CSV file or frame with columns image, mos, …
-    root: str
-    | Path
-    | None = None,  # folder of relative picture names; None = the CSV's folder, or as they are
+    root: str | Path | None = None,  # folder of relative picture names; None: the CSV's, or as they are
     facts: TableFacts | None = None,  # range, direction, source; None = those of the frame, else unknown
     check_files: bool = False,  # whether every picture must exist now
 ) -> pd.DataFrame:  # picture table, one row a picture, facts in attrs["facts"]
@@ -216,9 +203,8 @@ def read_table(
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
         if (twice := table["image"].duplicated()).any():  # "a.png" and "./a.png"
-            raise ValueError(
-                f"{where}: {table['image'][twice].iloc[0]} is there twice; a picture has one row"
-            )
+            message = f"{where}: {table['image'][twice].iloc[0]} is there twice; a picture has one row"
+            raise ValueError(message)
         facts = replace(facts, root=str(root))
     try:
         if facts.low is not None and facts.high is not None:
@@ -234,9 +220,8 @@ def read_table(
 def _check_files(table, where):
     missing = [name for name in table["image"] if not Path(name).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"{where}: {len(missing)} of {len(table)} pictures are missing, first {missing[:3]}; give their folder as root"
-        )
+        message = f"{where}: {len(missing)} of {len(table)} pictures are missing, first {missing[:3]}; give their folder as root"
+        raise FileNotFoundError(message)
     return table
 
 # %% ../../nbs/1_data/00_tables.ipynb #c7453114
@@ -247,10 +232,8 @@ def quality_of(
     if "quality" in table:
         return table["quality"].to_numpy(dtype=float)
     name = table.attrs.get("facts", {}).get("name") or "the table"
-    raise ValueError(
-        f"{name} has no `quality`: its score range is not known, and the sample's own extremes would change with every "
-        f"sample. Read it with facts=TableFacts(low=…, high=…), the ends of the scale that people were given."
-    )
+    message = f"{name} has no `quality`: its score range is not known, and the sample's own extremes would change with every sample. Read it with facts=TableFacts(low=…, high=…), the ends of the scale that people were given."
+    raise ValueError(message)
 
 # %% ../../nbs/1_data/00_tables.ipynb #4a12d2cd
 def relative_names(

@@ -122,11 +122,8 @@ def _place(photograph, generator, looks):  # centre and side of the window, in s
     if "off_centre" in looks:
         push = (0.4 + 0.25 * looks["off_centre"]) * side
         return x + push * (1 if x < 0.5 else -1), y + push * (free[1] - 0.5), side * 0.85
-    return (
-        x + 0.2 * (free[0] - 0.5) * side,
-        y + 0.2 * (free[1] - 0.5) * side,
-        side * generator.uniform(0.9, 1.05),
-    )
+    near = x + 0.2 * (free[0] - 0.5) * side, y + 0.2 * (free[1] - 0.5) * side
+    return *near, side * generator.uniform(0.9, 1.05)
 
 # %% ../../../nbs/1_data/world/04_aesthetic.ipynb #5965eec6
 def _saturate(image, factor):
@@ -150,9 +147,7 @@ def _isolate(image, s, generator):
     return image + share * (soft * (1 - 0.2 * s) - image)
 
 
-_TINTS = np.array(
-    [[1.0, 0.7, 1.1], [0.65, 1.1, 0.75], [0.6, 0.85, 1.25], [1.2, 0.95, 0.45]]
-)  # magenta green blue yellow
+_TINTS = np.array([[1.0, 0.7, 1.1], [0.65, 1.1, 0.75], [0.6, 0.85, 1.25], [1.2, 0.95, 0.45]])
 _PIXELS = {  # look → function of (picture, strength, generator); our choice
     "cast": lambda x, s, g: x * (1 + (0.45 + 0.55 * s) * (_TINTS[g.integers(4)] - 1)),
     "dull": lambda x, s, g: _saturate(x, 0.5 - 0.45 * s),

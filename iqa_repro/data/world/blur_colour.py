@@ -34,9 +34,8 @@ def as_picture(
     "Clip to [0, 1] and convert to float32 (our choice: KADID-10k stores 8 bits)"
     if not np.isfinite(array).all():
         bad = np.count_nonzero(~np.isfinite(array))
-        raise ValueError(
-            f"a picture must be finite, got {bad} NaN or infinite values in shape {np.shape(array)}"
-        )
+        message = f"a picture must be finite, got {bad} NaN or infinite values in shape {np.shape(array)}"
+        raise ValueError(message)
     return np.clip(array, 0, 1).astype(np.float32)
 
 # %% ../../../nbs/1_data/world/00_blur_and_colour.ipynb #f64dbbcc
@@ -48,9 +47,8 @@ def check_strength(
 ) -> None:  # raises ValueError outside [low, high]; NaN is outside
     "Refuse a strength that would be quietly wrong (our choice)"
     if not low <= value <= high:
-        raise ValueError(
-            f"{what} must be between {low} and {high}, got {value}; KADID-10k's own levels are in the *_LEVELS constants"
-        )
+        message = f"{what} must be between {low} and {high}, got {value}; KADID-10k's own levels are in the *_LEVELS constants"
+        raise ValueError(message)
 
 # %% ../../../nbs/1_data/world/00_blur_and_colour.ipynb #72855590
 def gaussian_blur(
@@ -140,9 +138,7 @@ def colour_quantization(
     "An adaptive palette with Floyd–Steinberg dither (KADID-10k type 6)"
     check_strength("colour_quantization: colours", colours, 2, 256)
     picture = Image.fromarray(np.rint(image * 255).astype(np.uint8))
-    settled = max(
-        1, image.size // 300
-    )  # our choice: k-means may stop when 1 % of the pixels still change colour
+    settled = max(1, image.size // 300)  # our choice: k-means may stop when 1 % of the pixels still change
     palette = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, kmeans=settled)
     dithered = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     return as_picture(np.asarray(dithered.convert("RGB")) / 255)

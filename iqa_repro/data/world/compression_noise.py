@@ -38,9 +38,8 @@ def jpeg2000(
     "Lossy JPEG 2000 at a given ratio (KADID-10k type 9)"
     check_strength("jpeg2000: ratio", ratio, 1, 1000)
     if not features.check("jpg_2000"):
-        raise RuntimeError(
-            "this Pillow has no JPEG 2000 codec (jpg_2000): install a Pillow wheel built with OpenJPEG"
-        )
+        message = "this Pillow has no JPEG 2000 codec (jpg_2000): install a Pillow wheel built with OpenJPEG"
+        raise RuntimeError(message)
     with_headers = image.size / (image.size / ratio + JPEG2000_HEADER)  # one byte per value
     wavelets = min(6, int(np.log2(min(image.shape[:2]))))  # 6: OpenJPEG's own default
     steer = dict(quality_mode="rates", quality_layers=[with_headers], irreversible=True, no_jp2=True)
