@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'WIDEST', 'HEAD', 'markdown_table', 'table_markdown', 'claims_html', 'heading_of', 'section',
            'results_markdown', 'write_results']
 
-# %% ../../nbs/8_batch/11_results.ipynb #d73b78d4
+# %% ../../nbs/8_batch/11_results.ipynb #e9ab2f8f
 import html
 import json
 import re
@@ -30,7 +30,7 @@ from iqa_repro.batch.scoreboard import (
 from ..core.paths import atomic_path, project_root
 from ..data.catalog import DATASETS
 
-# %% ../../nbs/8_batch/11_results.ipynb #6283d700
+# %% ../../nbs/8_batch/11_results.ipynb #d5524318
 def markdown_table(
     heads: list[str],  # of the columns
     rows: list[list[str]],  # cells; each row as long as heads
@@ -38,11 +38,15 @@ def markdown_table(
     "A table in Markdown, its cells as text (our choice)"
     if wrong := [row for row in rows if len(row) != len(heads)]:
         raise ValueError(f"expected {len(heads)} cells a row, one a head, got {wrong[0]}")
-    safe = lambda cell: html.escape(str(cell), quote=False).replace("|", "\\|").replace("\n", "<br>")
+    safe = lambda cell: _text(str(cell)).replace("|", "\\|").replace("\n", "<br>")
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(map(safe, line))} |\n" for line in lines)
 
-# %% ../../nbs/8_batch/11_results.ipynb #254c3c4b
+
+def _text(words):  # without tags
+    return html.escape(words, quote=False)
+
+# %% ../../nbs/8_batch/11_results.ipynb #bb322460
 LONGEST = 24  # rows, and …
 WIDEST = 60  # … letters of a cell that a table may have to be shown
 
@@ -61,7 +65,7 @@ def table_markdown(
     same = "; ".join(f"{head}: {cell}" for head, cell in table["common"] if cell)
     first = _best(chosen) if rest else ""
     return markdown_table(heads, cells) + "".join(
-        f"\n{text}\n" for text in (same and f"In every row: {same}.", first) if text
+        f"\n{_text(text)}\n" for text in (same and f"In every row: {same}.", first) if text
     )
 
 
@@ -74,7 +78,7 @@ def _best(rows):  # of a comparison: how often each method has the highest media
     told = ", ".join(f"{method} in {n}" for method, n in firsts.most_common())
     return f"Highest median of {firsts.total()} columns: {told}." if firsts else ""
 
-# %% ../../nbs/8_batch/11_results.ipynb #daa0bfb4
+# %% ../../nbs/8_batch/11_results.ipynb #3136ab33
 def claims_html(
     claims: pd.DataFrame,  # of one artefact, as `collect_claims` gives them
 ) -> str:  # a folded list, ends with a line break; "" without claims
@@ -83,7 +87,7 @@ def claims_html(
     for claim in claims.to_dict("records"):
         margin = f"{claim['margin']:+.3f} [{claim['low']:+.3f}, {claim['high']:+.3f}], n = {claim['n']}; "
         told = (margin if claim["margin"] == claim["margin"] else "").replace("-", "−")
-        sentence = html.escape(f"{claim['claim']} ({told}{claim['source']})", quote=False)
+        sentence = _text(f"{claim['claim']} ({told}{claim['source']})")
         items.append(f"<li><b>{claim['verdict']}</b>: {sentence}</li>\n")
     summary = f"<summary>{len(items)} claim{'s' * (len(items) > 1)}: {_tally(claims)}</summary>"
     return f"<details>{summary}\n<ul>\n{''.join(items)}</ul></details>\n" if items else ""
@@ -93,7 +97,7 @@ def _tally(claims):
     counts = Counter(claims["verdict"])
     return ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
 
-# %% ../../nbs/8_batch/11_results.ipynb #99ab04f4
+# %% ../../nbs/8_batch/11_results.ipynb #d351a017
 def heading_of(
     artefact: str,  # paper/artefact
 ) -> str:  # without the paper's name, such as "Table 6 and Figure 4: …"
@@ -110,7 +114,7 @@ def heading_of(
 def _writer(name):  # the notebook, or the artefact itself where nobody knows it
     return notebook_of(name) if name in list_artefacts() else name
 
-# %% ../../nbs/8_batch/11_results.ipynb #ac8122eb
+# %% ../../nbs/8_batch/11_results.ipynb #9bce0029
 def section(
     folder: Path,  # paper_figures/<profile>
     names: list[str],  # artefacts of one notebook
@@ -128,12 +132,12 @@ def section(
         parts.append(f"**{title}**: {links or 'not run'}\n")
         if "figure.png" in files and name.split("/")[1].startswith("fig"):
             words = alt_text(title, read_table(here / "figure.csv") if (here / "figure.csv").exists() else [])
-            parts.append(f"![{re.sub(r'[][]', '', words)}]({there}{name}/figure.png)\n")
+            parts.append(f"![{re.sub(r'[][]', '', _text(words))}]({there}{name}/figure.png)\n")
         parts.append(table_markdown(read_table(here / "table.csv")) if "table.csv" in files else "")
         parts.append(claims_html(claims[(claims["artefact"] == name) & (claims["verdict"] != "not run")]))
     return "\n".join(filter(None, parts))
 
-# %% ../../nbs/8_batch/11_results.ipynb #468d8533
+# %% ../../nbs/8_batch/11_results.ipynb #94cee9ec
 def results_markdown(
     folder: str | Path,  # paper_figures/<profile>
     names: Iterable[str] | None = None,  # paper/artefact that should be there; None: `list_artefacts()`
@@ -163,7 +167,7 @@ def _contents(groups, claims, up):  # notebook -> artefacts
         rows.append([link, title_of(names[0])[2], *(str(counts[verdict]) for verdict in VERDICTS[:3])])
     return markdown_table(["notebook", "question", *VERDICTS[:3]], rows)
 
-# %% ../../nbs/8_batch/11_results.ipynb #a2582e67
+# %% ../../nbs/8_batch/11_results.ipynb #a4ed33e5
 HEAD = """# Results
 
 Generated from the rows in `{folder}/` by `iqa-repro reproduce` (`iqa_repro.batch.results`): do not edit this page, run that.
@@ -187,7 +191,7 @@ def _head(folder, names, claims):
         folder=inside.as_posix(), warnings=warnings.rstrip("\n") + "\n", counts=scoreboard_markdown(claims)
     )
 
-# %% ../../nbs/8_batch/11_results.ipynb #fd2cf03b
+# %% ../../nbs/8_batch/11_results.ipynb #5d6059fc
 def write_results(
     folder: str | Path,  # paper_figures/<profile>
     names: Iterable[str] | None = None,  # paper/artefact that should be there; None: `list_artefacts()`
