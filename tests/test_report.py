@@ -355,7 +355,7 @@ def test_the_committed_scoreboard_is_that_of_the_committed_results(tmp_path):
 def test_the_committed_results_page_is_what_the_code_generates():
     written = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     remedy = "from iqa_repro.batch.results import write_results; write_results('paper_figures/embedded')"
-    assert written == results_markdown(COMMITTED), f"write it anew: python -c \"{remedy}\""
+    assert written == results_markdown(COMMITTED), f'write it anew: python -c "{remedy}"'
     for target in set(re.findall(r"\]\(([^)\s]+)\)", written)):
         assert (ROOT / target).is_file(), f"dead link {target}"
 
