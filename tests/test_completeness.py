@@ -114,6 +114,12 @@ def test_pages_name_no_notebook_that_is_absent(page):
     assert named <= {name_of(p) for p in NOTEBOOKS}
 
 
+def test_links_of_pages_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8")):
+            assert ":" in target or (page.parent / target).exists(), f"{name_of(page)}: dead link {target}"
+
+
 def test_readme_stays_short():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150, "details belong in docs/, results in RESULTS.md"
