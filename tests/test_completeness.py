@@ -102,15 +102,27 @@ def test_experiment_starts_and_ends_its_run(path):
 
 
 @experiment
-def test_readme_names_the_experiment(path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert name_of(path) in readme, f"README.md does not name {name_of(path)}"
+def test_results_name_the_experiment(path):
+    results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    assert results.count(f"]({name_of(path)})") == 1, f"RESULTS.md does not name {name_of(path)} once"
 
 
-def test_readme_names_no_experiment_that_is_absent():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"nbs/experiments/[\w/]+\.ipynb", readme))
-    assert named <= {name_of(p) for p in EXPERIMENTS}
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "CONTRIBUTING.md", "DIFFERENCES.md", "docs"])
+def test_pages_name_no_notebook_that_is_absent(page):
+    files = sorted((ROOT / page).glob("*.md")) if page == "docs" else [ROOT / page]
+    named = {name for f in files for name in re.findall(r"nbs/[\w/]+\.ipynb", f.read_text(encoding="utf-8"))}
+    assert named <= {name_of(p) for p in NOTEBOOKS}
+
+
+def test_links_of_pages_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8")):
+            assert ":" in target or (page.parent / target).exists(), f"{name_of(page)}: dead link {target}"
+
+
+def test_readme_stays_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150, "details belong in docs/, results in RESULTS.md"
 
 
 @experiment

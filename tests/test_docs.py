@@ -217,3 +217,36 @@ def test_a_notebook_that_fails_fails_the_site_by_its_name(tmp_path):
     finally:
         os.chdir(here[0])
         sys.path.remove(str(ROOT / "tools"))
+
+
+QUARTO = """#!/bin/sh
+# as `quarto render FILE -o README.md`: fails without the file, else writes the page
+[ "$1" = --version ] && echo 1.6.0 && exit 0
+[ -f "$2" ] || exit 1
+mkdir -p _docs && echo rendered > _docs/README.md
+"""
+
+
+@pytest.mark.parametrize(("readme_nb", "kept"), [(None, True), ("index.ipynb", False)])
+def test_nbdev_readme_leaves_the_written_readme_alone(tmp_path, readme_nb, kept):
+    "With settings.ini as it is; with nbdev's default the page would be replaced"
+    settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
+    (tmp_path / "settings.ini").write_text(
+        re.sub("(?m)^readme_nb = .*", f"readme_nb = {readme_nb}", settings) if readme_nb else settings,
+        encoding="utf-8",
+    )
+    (tmp_path / "nbs").mkdir()
+    shutil.copy(ROOT / "nbs" / "index.ipynb", tmp_path / "nbs")
+    (tmp_path / "README.md").write_text("by hand", encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "quarto").write_text(QUARTO, encoding="utf-8")
+    (tmp_path / "bin" / "quarto").chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for call in ("nbdev_readme()", "nbdev_readme(chk_time=True)"):
+        os.utime(tmp_path / "nbs" / "index.ipynb")  # newer than README.md
+        command = [sys.executable, "-c", f"import nbdev.quarto as q; q.{call}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True
+        )
+        text = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert (text == "by hand") is kept, done.stdout + done.stderr

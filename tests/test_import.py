@@ -87,9 +87,21 @@ def test_a_scorer_is_imported_with_little_more_than_torch():
     assert "torch" in loaded and not loaded & set(heavy.split())
 
 
-def test_the_five_minute_look_of_the_readme_gives_what_it_says():
-    readme = PACKAGE.parent / "README.md"
-    if not readme.exists():
-        pytest.skip("installed without the clone, so there is no README.md to run")
-    outcome = doctest.testfile(str(readme), module_relative=False)
-    assert outcome.attempted >= 8 and outcome.failed == 0, "its output is above"
+@pytest.mark.parametrize(("page", "least"), [("README.md", 5), ("docs/scoring.md", 20)])
+def test_the_examples_of_the_pages_give_what_they_say(page, least, monkeypatch):
+    path = PACKAGE.parent / page
+    if not path.exists():
+        pytest.skip(f"installed without the clone, so there is no {page} to run")
+    monkeypatch.chdir(PACKAGE.parent)
+    outcome = doctest.testfile(str(path), module_relative=False)
+    assert outcome.attempted >= least and outcome.failed == 0, "its output is above"
+
+
+def test_the_strip_of_the_readme_has_the_scores_that_it_tells():
+    tool = PACKAGE.parent / "tools" / "strip.py"
+    if not tool.exists():
+        pytest.skip("installed without the clone, so there is no README.md to check")
+    done = subprocess.run(
+        [sys.executable, tool, "--check"], capture_output=True, text=True, cwd=tool.parents[1]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -17,6 +17,7 @@ from PIL import Image
 
 from iqa_repro.batch.needs import list_artefacts
 from iqa_repro.batch.report import write_report
+from iqa_repro.batch.results import results_markdown, write_results
 from iqa_repro.batch.scoreboard import (
     VERDICTS,
     collect_claims,
@@ -349,6 +350,22 @@ def test_the_committed_scoreboard_is_that_of_the_committed_results(tmp_path):
     claims.to_csv(tmp_path / "claims.csv", index=False, lineterminator="\n", encoding="utf-8")
     assert sha256_of(path) == sha256_of(tmp_path / "claims.csv"), "write it anew: write_scoreboard"
     assert scoreboard_markdown(claims).strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_committed_results_page_is_what_the_code_generates():
+    written = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    remedy = "from iqa_repro.batch.results import write_results; write_results('paper_figures/embedded')"
+    assert written == results_markdown(COMMITTED), f'write it anew: python -c "{remedy}"'
+    for target in set(re.findall(r"\]\(([^)\s]+)\)", written)):
+        assert (ROOT / target).is_file(), f"dead link {target}"
+
+
+def test_results_of_other_folders_are_written_next_to_their_files(results):
+    written = write_results(results, NAMES)
+    text = written.read_text(encoding="utf-8")
+    assert written == results / "RESULTS.md" and text == results_markdown(results, NAMES[::-1])
+    assert "<script" not in text and "&lt;script&gt;" in text and "](grmp_iqa/table1/table.csv)" in text
+    assert "| 1 | 1 | 1 |" in text and "**Table 6**: not run" in text
 
 
 def test_the_committed_results_make_a_page(tmp_path):

@@ -28,7 +28,18 @@ from check import ROOT, code_of, in_process, preload
 from notebooks import FOLDERS, copy_project, in_folder
 
 FIGURES = ROOT / "paper_figures" / "embedded"  # the committed results
-PROJECT = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PROJECT = {  # page of the repository → its headline in the navigation
+    "README.md": "README",
+    "RESULTS.md": "Results",
+    "DIFFERENCES.md": "Differences",
+    "docs/scoring.md": "Scoring and adapting",
+    "docs/batch.md": "In batch",
+    "docs/data.md": "Real data",
+    "docs/datasets.md": "The data sets",
+    "docs/checks.md": "Checks and benchmarks",
+    "CONTRIBUTING.md": "Contributing",
+    "CHANGELOG.md": "Changelog",
+}
 NEEDED = ("mkdocs", "material", "latex2mathml", "nbconvert", "execnb")
 STYLE = """
 math { font-size: 1.08em; }
@@ -224,21 +235,30 @@ def folded(caption: str, heads: list[str], rows: list[list[str]]) -> str:
 
 
 def project_pages(site: Path, pages: set[str]) -> dict[str, str]:
-    "README and its kin as pages; files that they link to come along"
-    titles = {}
-    for name, page in PROJECT.items():
+    "README and its kin as pages, each where the repository has it; files that they link to come along"
+    for name in PROJECT:
         text = (ROOT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)\s:#]+)\)", text):
-            if target in PROJECT:
-                text = text.replace(f"]({target})", f"]({PROJECT[target]})")
-            elif (ROOT / target).is_file():
-                (site / target).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / target, site / target)
-        named = lambda m: f"[`nbs/{m[1]}`]({m[1][:-6]}.md)" if m[1] in pages else m[0]
-        text = re.sub(r"`nbs/([\w/]+\.ipynb)`", named, text)
-        (site / page).write_text(spaced(text), encoding="utf-8")
-        titles[name.removesuffix(".md").capitalize() if name != "README.md" else "README"] = page
-    return titles
+        for target in set(re.findall(r"\]\(([^)\s:#]+)\)", text)):
+            text = text.replace(f"]({target})", f"]({linked(name, target, site, pages)})")
+        (site / name.lower()).parent.mkdir(parents=True, exist_ok=True)
+        (site / name.lower()).write_text(spaced(text), encoding="utf-8")
+    return {title: name.lower() for name, title in PROJECT.items()}
+
+
+def linked(name: str, target: str, site: Path, pages: set[str]) -> str:
+    "Where a link of a page leads on the site: to a page, to a file that comes along, or to a notebook elsewhere"
+    folder = PurePosixPath(name).parent
+    place = os.path.normpath(folder / target)
+    if place in PROJECT:
+        return os.path.relpath(place.lower(), folder)
+    if place.removeprefix("nbs/") in pages:
+        return os.path.relpath(place.removeprefix("nbs/").removesuffix(".ipynb") + ".md", folder)
+    if place.endswith(".ipynb"):  # without a page, where only some were asked for
+        return f"https://github.com/iqa-repro/iqa_repro/blob/main/{place}"
+    if (ROOT / place).is_file():
+        (site / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / place, site / place)
+    return target
 
 
 SCRIPT = {letter: chr(0x1D49C + place) for place, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")}
@@ -311,7 +331,8 @@ def quarto(output: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         copy_project(Path(folder))
         for name in PROJECT:
-            shutil.copy(ROOT / name, folder)
+            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, Path(folder) / name)
         done = subprocess.run([sys.executable, "-c", "import nbdev.quarto as q; q.nbdev_docs()"], cwd=folder)
         if done.returncode:
             return [f"nbdev_docs ended with {done.returncode}; --no-quarto makes the site without it"]

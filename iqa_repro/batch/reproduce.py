@@ -34,6 +34,7 @@ from .jobs import JobFiles, read_state
 from .needs import ARTEFACTS, notebook_of
 from .preflight import STOPS, can_run, check_needs
 from .report import write_report
+from .results import write_results
 from .scoreboard import write_scoreboard
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #21b7fa1c
@@ -312,6 +313,7 @@ def reproduce(
         made = any(state.parent.glob("*/*/run.json"))
         if page and made and (some or not (state.parent / "index.html").exists()):
             write_scoreboard(state.parent)
+            write_results(state.parent)
             say(
                 f"all results on one page: {write_report(state.parent, lock=project_root() / 'constraints.txt')}"
             )
