@@ -78,7 +78,7 @@ def figures_root(
 @contextmanager
 def atomic_path(
     path: str | Path,  # the file to be; its folders are made
-) -> Iterator[Path]:  # a temporary file beside it, to write to
+) -> Iterator[Path]:  # a temporary file in the same folder, to write to
     "Yield a path to write to, which becomes `path` on success and vanishes on failure (our choice)"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
