@@ -273,7 +273,8 @@ def test_imports_are_followed_through_dots_and_functions(tmp_path):
     file = ROOT / "iqa_repro" / "core" / "paths.py"
     assert "iqa_repro.__version__" not in set(imported(file)) and "iqa_repro" in set(imported(file))
     assert "iqa_repro.core.paths.figures_root" in set(imported(ROOT / "iqa_repro" / "study" / "runs.py"))
-    assert "iqa_repro.clip.tiny.load_tiny" in set(imported(ROOT / "iqa_repro" / "clip" / "backbone.py"))
+    assert "iqa_repro.clip.tiny_model.load_tiny" in set(imported(ROOT / "iqa_repro" / "clip" / "backbone.py"))
+    assert "iqa_repro.data.distortions.distort" in set(imported(ROOT / "iqa_repro" / "clip" / "tiny.py"))
 
 
 def test_requirements_name_what_the_package_imports():

@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from joblib import Parallel
@@ -43,14 +44,10 @@ def run_parallel(
         raise ValueError(f"workers must be an integer ≥ 1, got {workers!r}; one a core is a good number")
     if workers == 1:
         return (_alone(function, item) for item in items)
-    pool = Parallel(
-        n_jobs=workers,
-        backend="loky",
-        inner_max_num_threads=1,
-        return_as="generator",
-        batch_size=1,
-        idle_worker_timeout=5,
+    options: dict[str, Any] = dict(
+        backend="loky", inner_max_num_threads=1, batch_size=1, idle_worker_timeout=5
     )
+    pool = Parallel(workers, return_as="generator", **options)
     return pool(delay(_alone)(function, item) for item in items)
 
 
@@ -62,11 +59,8 @@ def _alone(function, item):
 def peak_memory_gib() -> float:  # GiB since the process began
     "Peak resident memory of this process plus that of its largest finished child (getrusage)"
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return (
-        sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        * unit
-        / 2**30
-    )
+    each = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each) * unit / 2**30
 
 # %% ../../nbs/0_core/05_resources.ipynb #01b6fe66
 def pick_device(
@@ -78,7 +72,8 @@ def pick_device(
         return torch.device(next(kind for kind, present in there.items() if present))
     kind = str(name).split(":")[0]
     if not there.get(kind, False):
+        usable = [kind for kind, present in there.items() if present]
         raise ValueError(
-            f"device {name!r} is not on this machine, which has {[k for k, present in there.items() if present]}; use one of these or 'auto'"
+            f"device {name!r} is not on this machine, which has {usable}; use one of these or 'auto'"
         )
     return torch.device(name)

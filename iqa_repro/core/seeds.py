@@ -21,14 +21,10 @@ def derive_seed(
     "A seed for one named use, the same on every machine and in every process (our choice: SHA-256)"
     if isinstance(seed, (bool, np.bool_)) or not hasattr(seed, "__index__"):
         raise TypeError(f"a seed must be an integer, got {seed!r} ({type(seed).__name__})")
-    if wrong := [
-        name
-        for name in names
-        if isinstance(name, bool) or not (isinstance(name, str) or hasattr(name, "__index__"))
-    ]:
-        raise TypeError(
-            f"names of a seed must be text or integers, got {wrong[0]!r} ({type(wrong[0]).__name__})"
-        )
+    fits = lambda name: isinstance(name, str) or (hasattr(name, "__index__") and not isinstance(name, bool))
+    if wrong := [name for name in names if not fits(name)]:
+        got = f"{wrong[0]!r} ({type(wrong[0]).__name__})"
+        raise TypeError(f"names of a seed must be text or integers, got {got}")
     path = json.dumps([operator.index(seed), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8]) >> 1
 
