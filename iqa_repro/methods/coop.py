@@ -53,6 +53,10 @@ def _loss(clip, features, text, quality):
     return F.binary_cross_entropy_with_logits(logits[:, 0] - logits[:, 1], quality.to(logits.device))
 
 
+def _optimizer(context, settings):
+    return torch.optim.SGD([context], settings.lr, settings.momentum, weight_decay=settings.weight_decay)
+
+
 def _train_epoch(method, features, quality, text, batch, generator, optimizer):
     "One view of each image; gives the text features after the last step"
     n, views = features.shape[:2]
@@ -72,13 +76,11 @@ def _fit(method, train, validation, settings, generator):
     features = method.training_features(train.images, settings.views, generator)  # (n, v, d)
     with torch.no_grad():
         held = None if validation is None else map_pictures(method.image_features, validation.images)
-    decay, best = settings.weight_decay, (np.inf, 0, None, None)  # loss, epoch, context, text
-    optimizer = torch.optim.SGD([context], settings.lr, settings.momentum, weight_decay=decay)
-    text = method.prompt(clip)
+    best, text = (np.inf, 0, None, None), method.prompt(clip)  # loss, epoch, context, text
+    optimizer = _optimizer(context, settings)
     for epoch in range(settings.epochs + 1):
-        with torch.no_grad():
-            loss = _loss(clip, features[:, 0], text, train.quality).item()
-            seen = np.nan if held is None else _loss(clip, held, text, validation.quality).item()
+        loss = _loss(clip, features[:, 0], text.detach(), train.quality).item()
+        seen = np.nan if held is None else _loss(clip, held, text.detach(), validation.quality).item()
         history.append({"epoch": epoch, "loss": loss, "validation": seen})
         if not np.isfinite(loss):
             raise ValueError(

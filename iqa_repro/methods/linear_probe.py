@@ -78,7 +78,7 @@ class LinearProbe(FrozenCLIP):
         "Fit for each strength and keep the one that predicts held-out labels best (our choice)"
         return _fit(self, train, validation, generator)
 
-
+# %% ../../nbs/4_methods/02_linear_probe.ipynb #609e16de
 def _fit(probe, train, validation, generator):
     if validation is None and len(train.images) < 2:
         more = "give more pictures or a validation part"

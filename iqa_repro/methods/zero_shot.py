@@ -65,8 +65,8 @@ class FrozenCLIP(nn.Module):
     @torch.no_grad()
     def training_features(
         self, images: Tensor | PictureFiles, views: int, generator: torch.Generator
-    ) -> Tensor:  # (n, views, d)
-        "Unit-length features of random crops, without gradient (our choice: CoOp resizes its crops)"
+    ) -> Tensor:
+        "Unit-length features (n, views, d) of random crops, without gradient (our choice: CoOp resizes its crops)"
         crops = train_crops(images, self.clip.image_size, views, generator).flatten(0, 1)
         return torch.cat([self._encode(part) for part in crops.split(64)]).unflatten(0, (-1, views))
 
@@ -80,6 +80,13 @@ ANTONYMS = (
 )  # GRMP-IQA §1, §3.2
 
 
+def _check_pairs(pairs):
+    odd = lambda pair: isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1]
+    if isinstance(pairs, str) or not pairs or any(map(odd, pairs)):
+        wanted = f"pairs of different sentences such as {ANTONYMS[:1]}"
+        raise ValueError(f"pairs must be {wanted}, got {pairs!r}")
+
+# %% ../../nbs/4_methods/00_zero_shot.ipynb #db4d6ae5
 class AntonymCLIP(FrozenCLIP):
     "Softmax between opposite sentences, averaged over pairs (CLIP-IQA; GRMP-IQA Eq. 2 without learned prompts)"
 
@@ -92,10 +99,7 @@ class AntonymCLIP(FrozenCLIP):
         crops: int = 1,  # fixed test crops of a picture, averaged
     ):
         super().__init__(clip, crops)
-        odd = lambda pair: isinstance(pair, str) or len(pair) != 2 or pair[0] == pair[1]
-        if isinstance(pairs, str) or not pairs or any(map(odd, pairs)):
-            wanted = f"pairs of different sentences such as {ANTONYMS[:1]}"
-            raise ValueError(f"pairs must be {wanted}, got {pairs!r}")
+        _check_pairs(pairs)
         self.pairs = tuple(tuple(pair) for pair in pairs)
         with torch.no_grad():
             text = encode_prompts(clip, [sentence for pair in pairs for sentence in pair]).unflatten(

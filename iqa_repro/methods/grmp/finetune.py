@@ -19,14 +19,8 @@ from ...clip.partial import finish_image, finish_text, text_states
 from ...data.labelled import Labelled
 from ...data.world.photographs import SCENES
 from .finetune_crops import JudgedPictures, TrainingCrops, crops_ahead
-from iqa_repro.methods.grmp.network import (
-    GRMPIQA,
-    install_values,
-    tuning_precision,
-    unfreeze_last_blocks,
-    upper_features,
-    with_pixels,
-)
+from .network import GRMPIQA, install_values, tuning_precision
+from .network import unfreeze_last_blocks, upper_features, with_pixels
 from .qgr import gradient_angle, quality_loss, regularize_gradients, semantic_loss
 from .recipes import FinetuneSettings, Recipe, recipe_settings  # noqa: F401
 
@@ -47,7 +41,7 @@ class StepResult:
     quality_loss: float  # Eq. 3
     angle: float | None  # degrees between the two raw gradients; None when the semantic one was not needed
 
-
+# %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #9e819be1
 def step_gradients(
     model: GRMPIQA,  # model
     features: Tensor,  # (b, d) image features with gradient
@@ -65,11 +59,10 @@ def step_gradients(
     g_quality = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, reached, strict=True)]
     if semantic is None:
         return StepResult(g_quality, loss.item(), None)
-    tokens, teacher = semantic
     with tuning_precision(model):
-        scenes = finish_text(model.clip, tokens, text_states(model.clip, tokens))
+        scenes = finish_text(model.clip, semantic[0], text_states(model.clip, semantic[0]))
     student = scale * features @ scenes.float().T
-    g_semantic = torch.autograd.grad(semantic_loss(student, teacher), parameters, allow_unused=True)
+    g_semantic = torch.autograd.grad(semantic_loss(student, semantic[1]), parameters, allow_unused=True)
     gradients = regularize_gradients(g_quality, g_semantic, strength, model.recipe.per)
     return StepResult(gradients, loss.item(), gradient_angle(g_quality, g_semantic))
 
@@ -106,7 +99,7 @@ class _Tuning:
     judged: JudgedPictures | None  # the validation images
     watch: Callable[[GRMPIQA], float] | None
 
-
+# %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #b93e1acb
 def _noise(model, on):
     "Dropout of the visual prompts, where the recipe has it"
     if model.visual is not None:
@@ -132,13 +125,13 @@ def _order(crops, settings, step):
         return pairs[torch.randperm(n * views, generator=draw)]
     return torch.stack([torch.randperm(n, generator=draw), torch.randint(views, (n,), generator=draw)], 1)
 
-
+# %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #9fc137ca
 def _train_epoch(run, optimizer, epoch):
     model, settings, crops = run.model, run.settings, run.crops
     count = len(crops.images) * (settings.views if settings.all_views else 1)
     first = -(-count // settings.batch) * epoch
     batches = _order(crops, settings, first).split(settings.batch)
-    for step, (pairs, cut) in enumerate(zip(batches, crops_ahead(crops, batches)), first):  # noqa: B905  None without end
+    for step, (pairs, cut) in enumerate(zip(batches, crops_ahead(crops, batches)), first):  # noqa: B905  endless
         rows, views = pairs.T
         if model.recipe.stream == "step":
             torch.manual_seed(step)  # of dropout (D13)
@@ -201,9 +194,7 @@ def _loop(run, kept):
                 best, kept[:] = value, (epoch, [p.detach().clone() for p in run.parameters])
             if settings.schedule == "plateau":
                 schedule.step(value)
-                if (
-                    optimizer.param_groups[0]["lr"] < 5e-4 * settings.lr
-                ):  # released code: 5e-7, from 1e-3 (D9)
+                if optimizer.param_groups[0]["lr"] < 5e-4 * settings.lr:  # released: 5e-7, from 1e-3 (D9)
                     break
         if epoch < settings.epochs:
             _train_epoch(run, optimizer, epoch)
@@ -233,12 +224,9 @@ def _check_finetune(model, validation, settings, teacher, watch):
         raise ValueError(f"{missing}; pass one, or use 'validation'")
     shapes = lambda clip: {name: tuple(p.shape) for name, p in clip.model.named_parameters()}
     if teacher is not None and shapes(teacher) != shapes(model.clip):
-        facts = lambda clip: (repr(clip.name), clip.layers, clip.image_size)
-        own, given = "{} with {} image layers and input {}", "{} with {} and {} and tensors of other shapes"
-        raise ValueError(
-            "the teacher must be the original of the CLIP that is tuned: "
-            f"{own.format(*facts(model.clip))}, got {given.format(*facts(teacher))}"
-        )
+        one = f"{model.clip.name!r} with {model.clip.layers} image layers and input {model.clip.image_size}"
+        other = f"{teacher.name!r} with {teacher.layers} and {teacher.image_size} and tensors of other shapes"
+        raise ValueError(f"the teacher must be the original of the CLIP that is tuned: {one}, got {other}")
 
 # %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #3c5ffceb
 def finetune(

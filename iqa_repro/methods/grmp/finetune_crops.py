@@ -16,14 +16,8 @@ from torch import Tensor
 from ...data.crops import crop_at, fit_crop
 from ...data.labelled import Labelled
 from ...data.pictures import PictureFiles, map_pictures, read_ahead
-from iqa_repro.methods.grmp.network import (
-    GRMPIQA,
-    lower_tokens,
-    squeeze_pictures,
-    stretch_labels,
-    tuning_precision,
-    upper_features,
-)
+from .network import GRMPIQA, lower_tokens, squeeze_pictures, stretch_labels
+from .network import tuning_precision, upper_features
 from .recipes import FinetuneSettings
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #9e73b341
@@ -39,18 +33,10 @@ class CropSource:
     ):
         self.recipe, self.generator, self.size = model.recipe, generator, model.clip.image_size
         self.device = model.text.context.device
-        images, shape, draw = (
-            squeeze_pictures(train.images, self.size, self.recipe, "tune"),
-            (len(train.images), views),
-            self.draw(0),
-        )
+        images = squeeze_pictures(train.images, self.size, self.recipe, "tune")
         self.images = fit_crop(images, self.size) if isinstance(images, Tensor) else images
         self.quality = stretch_labels(train.quality, self.recipe, "tune").to(self.device)
-        if isinstance(images, Tensor):
-            ends = [side - self.size + 1 for side in self.images.shape[-2:]] + [2]
-            self.places = torch.stack([torch.randint(end, shape, generator=draw) for end in ends], -1)
-        else:
-            self.places = torch.rand(*shape, 3, generator=draw, dtype=torch.float64)
+        self.places = _places(self.images, views, self.size, self.draw(0))  # (n, views, 3)
 
     def draw(self, step: int) -> torch.Generator:
         "The generator that a step draws from (peers.md D13)"
@@ -58,19 +44,25 @@ class CropSource:
 
     def cut(self, rows: Tensor, views: Tensor) -> Tensor:  # (b, 3, s, s)
         "Views of some images, by two lists of b numbers (our choice)"
-        if isinstance(self.images, PictureFiles):
-            crops = _cut_files(self.images, rows, self.places[rows, views].tolist(), self.size)
-        else:
-            crops = [
-                _cut(self.images[i], *place, self.size)
-                for i, place in zip(rows.tolist(), self.places[rows, views].tolist(), strict=True)
-            ]
+        cut = _cut_files if isinstance(self.images, PictureFiles) else _cut_images
+        crops = cut(self.images, rows, self.places[rows, views].tolist(), self.size)
         return torch.stack(crops).to(self.device)
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #84245ea1
+def _places(images, views, size, draw):
+    if isinstance(images, PictureFiles):
+        return torch.rand(len(images), views, 3, generator=draw, dtype=torch.float64)
+    ends = [side - size + 1 for side in images.shape[-2:]] + [2]
+    return torch.stack([torch.randint(end, (len(images), views), generator=draw) for end in ends], -1)
+
+
 def _cut(image, top, left, mirrored, size):
     crop = image[..., top : top + size, left : left + size]
     return crop.flip(-1) if mirrored else crop
+
+
+def _cut_images(images, rows, places, size):
+    return [_cut(images[row], *place, size) for row, place in zip(rows.tolist(), places, strict=True)]
 
 
 def _cut_files(files, rows, places, size):
@@ -99,10 +91,10 @@ def shared_crops(
 def _alike(images):
     images = list(images)
     if len(shapes := {tuple(image.shape[1:]) for image in images}) > 1:
-        found = f"they have {len(shapes)} sizes, such as {sorted(shapes)[:2]}"
+        sizes = f"they have {len(shapes)} sizes, such as {sorted(shapes)[:2]}"
+        use = "use tune_resize='square' with it, or crop_offset='each'"
         raise ValueError(
-            f"crop_offset='batch' takes one offset for all pictures of a step, but {found}; "
-            "use tune_resize='square' with it, or crop_offset='each'"
+            f"crop_offset='batch' takes one offset for all pictures of a step, but {sizes}; {use}"
         )
     return torch.stack(images)
 
@@ -153,9 +145,8 @@ class TrainingCrops(CropSource):
         self, rows: Tensor, views: Tensor, step: int | None, crops: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:  # (b, t, d), (b, 9)
         "Tokens and the teacher's scene logits of some views; `crops` where they are cut already (our choice)"
-        complete = self.tokens is not None and (self.teacher is None or self.answers is not None)
         cut: Any = crops
-        if crops is None and not complete:
+        if cut is None and (self.tokens is None or (self.teacher is not None and self.answers is None)):
             each = self.recipe.crop_offset == "each"
             cut = self.cut(rows, views) if each else shared_crops(self, rows, step)
         tokens = self.lower(cut) if self.tokens is None else self.tokens[rows, views]

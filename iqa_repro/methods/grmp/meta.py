@@ -20,14 +20,8 @@ from tqdm.auto import tqdm
 from ...data.crops import train_crops
 from ...data.pictures import join_pictures
 from .meta_state import AdamStep, MetaState, load_state, run_hash, save_state
-from iqa_repro.methods.grmp.meta_tasks import (  # noqa: F401  tasks are imported from here too
-    Task,
-    check_tasks,
-    distortion_tasks,
-    half_steps,
-    prepare_visits,
-    task_groups,
-)
+from .meta_tasks import Task, check_tasks, prepare_visits, task_groups
+from .meta_tasks import distortion_tasks, half_steps  # noqa: F401  for importers
 from .network import GRMPIQA, install_values, squeeze_pictures
 from .qgr import quality_loss
 from .recipes import MetaSettings
@@ -215,8 +209,10 @@ def plain_pretrain(
     for step, loss in enumerate(_mixed_losses(model, tasks, settings, generator)):
         if not bool(loss.isfinite()):
             install_values(parameters, good or parameters)
-            where = f"plain training diverged: loss {loss.item()} in step {step} with inner_lr={settings.inner_lr}"
-            raise ValueError(f"{where}; lower the rate. The model holds the weights of the step before")
+            where = f"loss {loss.item()} in step {step} with inner_lr={settings.inner_lr}; lower the rate"
+            raise ValueError(
+                f"plain training diverged: {where}. The model holds the weights of the step before"
+            )
         good = [p.detach().clone() for p in parameters]
         for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = g
@@ -225,7 +221,7 @@ def plain_pretrain(
     model.requires_grad_(False).zero_grad()
     return pd.DataFrame(history)
 
-
+# %% ../../../nbs/4_methods/grmp/05_meta.ipynb #da8b1592
 def _mixed_losses(model, tasks, settings, generator):
     images, quality = join_pictures([t.images for t in tasks]), torch.cat([t.quality for t in tasks])
     logits, size, batch = _CropLogits(model), model.clip.image_size, (settings.support + settings.query) // 2

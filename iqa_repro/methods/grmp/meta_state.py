@@ -60,7 +60,7 @@ class MetaState:
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an outer step
     best: tuple[float, list[Tensor]] | None = None  # score and θ of the epoch that the watch liked best
 
-
+# %% ../../../nbs/4_methods/grmp/06_meta_state.ipynb #1886b81e
 def save_state(
     path: str | Path,  # file to write
     state: MetaState,  # after an epoch
@@ -72,9 +72,8 @@ def save_state(
         moments = [state.adam.optimizer.state[value] for value in state.adam.values]
         groups |= {key: [part[key] for part in moments] for key in ("exp_avg", "exp_avg_sq", "step")}
     tensors = {f"{name}.{i}": value for name, values in groups.items() for i, value in enumerate(values)}
-    facts = {"story": run, "epoch": state.epoch, "history": state.history}
-    facts |= {"best": state.best and state.best[0]}
-    save_checkpoint(path, tensors | {"generator": state.generator.get_state()}, facts)
+    facts = {"epoch": state.epoch, "history": state.history, "best": state.best and state.best[0]}
+    save_checkpoint(path, tensors | {"generator": state.generator.get_state()}, facts | {"story": run})
 
 # %% ../../../nbs/4_methods/grmp/06_meta_state.ipynb #26db0558
 def run_hash(
@@ -89,7 +88,7 @@ def run_hash(
     text = repr([asdict(settings), asdict(recipe), known, [*parameters], shapes])
     return sha256(text.encode()).hexdigest()[:16]
 
-
+# %% ../../../nbs/4_methods/grmp/06_meta_state.ipynb #420ee8d7
 def load_state(
     path: str | Path,  # file of save_state
     state: MetaState,  # start of the same run; changed in place
@@ -98,10 +97,9 @@ def load_state(
     "Put a saved state in place (our choice)"
     tensors, facts = load_checkpoint(path)
     if facts["story"] != run:
-        hashes = f"(hash {facts['story']}, this run has {run})"
+        other = f"other tasks, settings, recipe or sizes (hash {facts['story']}, this run has {run})"
         raise ValueError(
-            f"{path} keeps a meta-training of other tasks, settings, recipe or sizes {hashes}; give another file, "
-            "or delete it to start anew"
+            f"{path} keeps a meta-training of {other}; give another file, or delete it to start anew"
         )
     device = state.theta[0].device
     group = lambda name: [tensors[f"{name}.{i}"].to(device) for i in range(len(state.theta))]

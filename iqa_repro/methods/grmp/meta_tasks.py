@@ -71,7 +71,7 @@ def half_steps(
     turns = zip(batches[0], itertools.cycle(batches[1]))  # noqa: B905  queries repeat when they run out
     return [(task.images[rows], labels) for turn in turns for rows, labels in turn]
 
-
+# %% ../../../nbs/4_methods/grmp/04_meta_tasks.ipynb #983788e5
 def _check_size(task, settings, recipe):
     fixed = recipe.task_split == "sizes"
     needed = settings.support + settings.query if fixed else 3  # 80/20 of three leaves one query image

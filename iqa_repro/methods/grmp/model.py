@@ -16,15 +16,8 @@ from ...clip.features import backbone_facts, named_backbone
 from ...core.checkpoints import load_checkpoint, load_into, save_checkpoint
 from ...core.untrusted import check_fields
 from ...data.crops import MOST_CROPS
-from iqa_repro.methods.grmp.network import (  # noqa: F401  this module gives all that has to do with the model
-    GRMPIQA,
-    build_model,
-    lower_tokens,
-    squeeze_pictures,
-    unfreeze_last_blocks,
-    upper_features,
-    with_pixels,
-)
+from .network import GRMPIQA, build_model, lower_tokens, squeeze_pictures  # noqa: F401
+from .network import unfreeze_last_blocks, upper_features, with_pixels  # noqa: F401
 from .prompts import TextPrompt, VisualPrompt
 from .recipes import Recipe
 from .released import load_released  # noqa: F401

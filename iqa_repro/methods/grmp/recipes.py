@@ -44,7 +44,6 @@ class _ModelChoices:
     prompt_norm: bool = _setting(False, True, "model", "C3", "one more LayerNorm before the head", (True, False))
     full_stop: bool = _setting(False, True, "model", "C6", "quality sentences end in a full stop", (True, False))
     pixels: str = _setting("clip", "imagenet", "model", "B9, D7", "whose mean and deviation pixels are normalised with", ("clip", "imagenet"))
-    # fmt: on
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #8e667365
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class _MetaChoices(_ModelChoices):
     meta_labels: str = _setting("range", "part", "meta", "B7", "labels scaled by the published range, or by the extremes of each part", ("range", "part"))
     meta_resize: str = _setting("none", "square", "meta", "B9", "pictures keep their scale, or are squeezed to 256/224 of the input", ("none", "square"))
     meta_select: str = _setting("last", "test", "meta", "B11", "prompts of the last epoch, or of the best SRCC on all of LIVEC", ("last", "test"), leaky="test")
-    # fmt: on
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #433065a3
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ class _TuningChoices(_MetaChoices):
     crop_offset: str = _setting("each", "batch", "tuning", "D12", "each picture has its crops, or one offset serves the batch", ("each", "batch"))
     stream: str = _setting("run", "step", "tuning", "D13", "crops, order and dropout come from the run's generator, or are the same in every run", ("run", "step"))
     precision: str = _setting("float32", "autocast", "tuning", "D14", "arithmetic of both towers while tuning; autocast is without loss scaling", ("float32", "autocast"))
-    # fmt: on
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #abe5098e
 @dataclass(frozen=True)
@@ -148,11 +145,9 @@ def _read(setting, text):
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #2a1a63b7
 def recipe_table() -> pd.DataFrame:  # one row a setting: stage, paper, released, evidence, what it changes
     "All settings with both answers (peers.md §1b–1d)"
-    facts = lambda setting, *keys: [setting.metadata[key] for key in keys]
-    rows = [
-        [s.name, *facts(s, "stage"), s.default, *facts(s, "released", "source", "changes")]
-        for s in fields(Recipe)[1:]
-    ]
+    of = lambda s: s.metadata
+    parts = lambda s: (of(s)["stage"], s.default, of(s)["released"], of(s)["source"], of(s)["changes"])
+    rows = [(s.name, *parts(s)) for s in fields(Recipe)[1:]]
     columns = ["setting", "stage", "paper", "released", "evidence", "what it changes"]
     return pd.DataFrame(rows, columns=columns).set_index("setting")
 
@@ -182,9 +177,7 @@ class FinetuneSettings:
     "Rates and sizes of fine-tuning; a profile's [finetune] section (GRMP-IQA §4.2)"
 
     lr: float = 2e-3  # learning rate (CoOp; full supervision: 5e-6, paper §4.2)
-    epochs: int = (
-        50  # passes over the labelled images (our choice: the paper gives none; full supervision: 9)
-    )
+    epochs: int = 50  # passes over the labelled images (our choice; full supervision: 9, paper §4.2)
     batch: int = 32  # images a step (CoOp; full supervision: 16 or 128, paper §4.2)
     optimizer: str = "sgd"  # "sgd" (CoOp) or "adamw" (full supervision, paper §4.2)
     momentum: float = 0.9  # of SGD (CoOp)
@@ -203,10 +196,13 @@ class FinetuneSettings:
         if small or not (self.lr > 0 and 0 <= self.strength < math.inf):  # not >: also for NaN
             most = "counts must be at least 1, lr above 0, strength a number of at least 0"
             raise ValueError(f"{most}; got {small or rates}")
-        kinds = self.optimizer, self.schedule
-        if kinds[0] not in ("sgd", "adamw") or kinds[1] not in ("cosine", "plateau", "constant"):
-            allowed = "optimizer must be 'sgd' or 'adamw' and schedule 'cosine', 'plateau' or 'constant'"
-            raise ValueError(f"{allowed}, got {kinds[0]!r}, {kinds[1]!r}")
+        _check_kinds(self.optimizer, self.schedule)
+
+
+def _check_kinds(optimizer, schedule):
+    if optimizer not in ("sgd", "adamw") or schedule not in ("cosine", "plateau", "constant"):
+        allowed = "optimizer must be 'sgd' or 'adamw' and schedule 'cosine', 'plateau' or 'constant'"
+        raise ValueError(f"{allowed}, got {optimizer!r}, {schedule!r}")
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #06624280
 def recipe_settings(

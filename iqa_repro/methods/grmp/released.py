@@ -59,10 +59,8 @@ def to_released(
         )
     own = model.state_dict()
     prompts = own.pop("visual.prompts")
-    state = {_rename(name): value for name, value in own.items()} | {
-        _SHALLOW: prompts[:1],
-        _DEEP: prompts[1:],
-    }
+    state = {_rename(name): value for name, value in own.items()}
+    state |= {_SHALLOW: prompts[:1], _DEEP: prompts[1:]}
     around = {"token_prefix": model.text.start, "token_suffix": model.text.rest}
     state |= {f"prompt_learner2.{name}": value for name, value in around.items()}
     return {f"module.{name}": value for name, value in state.items() if not (meta and name == _TOKENS)}
@@ -85,16 +83,13 @@ _OTHERS = {  # tensor → whose file it is (peers.md §5)
 
 def _refuse(path, found, expected):
     "Name all that does not fit; what is compared are shapes, or words"
-    wrong = [
+    names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+    is_ = lambda name: (
         f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
-        for name in sorted({*found, *expected})
-        if found.get(name) != expected.get(name)
-    ]
-    if wrong:
-        list_ = "; ".join(wrong)
-        raise ValueError(
-            f"{path} does not have the released layout: {list_}. Is it whole, and written by the authors' code?"
-        )
+    )
+    if names:
+        wrong = f"does not have the released layout: {'; '.join(map(is_, names))}"
+        raise ValueError(f"{path} {wrong}. Is it whole, and written by the authors' code?")
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #ae12beba
 def read_released(
@@ -114,8 +109,9 @@ def read_released(
     sized |= {_TOKENS: "2-dimensional"} if _TOKENS in tensors else {}
     _refuse(path, {name: f"{tensors[name].dim()}-dimensional" for name in sized if name in tensors}, sized)
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
-        why = "was it written by the authors' code?"
-        raise ValueError(f"{path} holds tensors without a number, {empty[:5]}; {why}")
+        raise ValueError(
+            f"{path} holds tensors without a number, {empty[:5]}; was it written by the authors' code?"
+        )
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         why = "every score would be NaN. Download it again."
         raise ValueError(f"{path} holds NaN or infinite numbers in {broken}; {why}")
@@ -154,13 +150,15 @@ def _configurations(path, sizes, head_width):
     if head_width < 1 or any(width % head_width for width in widths.values()):
         needed = f"no multiples of head_width={head_width}; give that of its heads, or its CLIP"
         raise ValueError(f"the widths {widths} of {path} are {needed}")
-    vision, text = (
-        {"width": width, "layers": sizes[f"{tower}_layers"], "mlp_ratio": sizes[f"{tower}_mlp"] / width}
-        for tower, width in widths.items()
-    )
+    of = lambda tower: {
+        "layers": sizes[f"{tower}_layers"],
+        "mlp_ratio": sizes[f"{tower}_mlp"] / widths[tower],
+    }
+    vision, text = ({"width": width} | of(tower) for tower, width in widths.items())
     vision |= {"head_width": head_width} | {key: sizes[key] for key in ("image_size", "patch_size")}
-    text |= {"heads": widths["text"] // head_width}
-    text |= {key: sizes[key] for key in ("context_length", "vocab_size")}
+    text |= {"heads": text["width"] // head_width} | {
+        key: sizes[key] for key in ("context_length", "vocab_size")
+    }
     if sizes["image_size"] < 1 or max(vision["layers"], text["layers"]) > DEEPEST_TOWER:
         raise ValueError(f"{path} has impossible sizes {sizes}; was it written by the authors' code?")
     return sizes["embed_dim"], vision, text
