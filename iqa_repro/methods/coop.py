@@ -83,9 +83,8 @@ def _fit(method, train, validation, settings, generator):
         seen = np.nan if held is None else _loss(clip, held, text.detach(), validation.quality).item()
         history.append({"epoch": epoch, "loss": loss, "validation": seen})
         if not np.isfinite(loss):
-            raise ValueError(
-                f"the loss became {loss} with lr={settings.lr}: training diverged; lower the rate"
-            )
+            found = f"the loss became {loss} with lr={settings.lr}"
+            raise ValueError(f"{found}: training diverged; lower the rate")
         if held is None or seen < best[0]:
             best = (seen, epoch, context.detach().clone(), text.detach())
         if epoch < settings.epochs:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from ..clip.backbone import Backbone, encode_prompts, image_tokens, pool_image, run_image_blocks
 from ..clip.partial import finish_image
@@ -37,9 +37,8 @@ class FrozenCLIP(nn.Module):
     def judged_crops(self, images: Tensor | DecodedPicture) -> Tensor:  # (b, n, 3, s, s), or (n, 3, s, s)
         "The fixed crops of images (b, 3, h, w) in [0, 1], or of one as decoded (GRMP-IQA §3.2)"
         if not isinstance(images, DecodedPicture) and (images.dim() != 4 or images.shape[1] != 3):
-            raise ValueError(
-                f"pictures must be (b, 3, h, w), got {(*images.shape,)}; add the batch with [None]"
-            )
+            given = f"got {tuple(images.shape)}; add the batch with [None]"
+            raise ValueError(f"pictures must be (b, 3, h, w), {given}")
         return test_crops(images, self.clip.image_size, self.crops)
 
     def crop_features(self, crops: Tensor) -> Tensor:  # (b, d), mean over crops of unit-length features
@@ -63,9 +62,7 @@ class FrozenCLIP(nn.Module):
         return self.judge(self.image_features(images))
 
     @torch.no_grad()
-    def training_features(
-        self, images: Tensor | PictureFiles, views: int, generator: torch.Generator
-    ) -> Tensor:
+    def training_features(self, images: Tensor | PictureFiles, views: int, generator: Generator) -> Tensor:
         "Unit-length features (n, views, d) of random crops, without gradient (our choice: CoOp resizes its crops)"
         crops = train_crops(images, self.clip.image_size, views, generator).flatten(0, 1)
         return torch.cat([self._encode(part) for part in crops.split(64)]).unflatten(0, (-1, views))
@@ -102,10 +99,8 @@ class AntonymCLIP(FrozenCLIP):
         _check_pairs(pairs)
         self.pairs = tuple(tuple(pair) for pair in pairs)
         with torch.no_grad():
-            text = encode_prompts(clip, [sentence for pair in pairs for sentence in pair]).unflatten(
-                0, (-1, 2)
-            )
-        self.register_buffer("text", text)  # (pairs, 2, d)
+            text = encode_prompts(clip, [sentence for pair in pairs for sentence in pair])
+        self.register_buffer("text", text.unflatten(0, (-1, 2)))  # (pairs, 2, d)
 
     def probabilities(self, images: Tensor) -> Tensor:  # (b, pairs) in [0, 1]
         "p(first sentence) of each pair for pictures (b, 3, h, w) in [0, 1] (GRMP-IQA Eq. 2)"

@@ -171,7 +171,6 @@ def _look(run):
 # %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #646786a9
 def _optimizer(parameters, settings):
     lr, decay = settings.lr, settings.weight_decay
-    optimizer: torch.optim.Optimizer
     if settings.optimizer == "adamw":
         optimizer = torch.optim.AdamW(parameters, lr, weight_decay=decay)
     else:
@@ -202,13 +201,14 @@ def _loop(run, kept):
                 schedule.step()
     return history
 
-
+# %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #2e779f18
 def _value(select, row):
     "What is lowest at the chosen epoch"
     value = {"validation": row["validation"], "last": -row["epoch"], "test": -(row["watch"] or 0)}[select]
     if not np.isfinite(value):
-        found = f"what chooses the epoch (select={select!r}) is {value}"
-        raise FloatingPointError(f"after {row['epoch']} epochs: {found}")
+        raise FloatingPointError(
+            f"after {row['epoch']} epochs: what chooses the epoch (select={select!r}) is {value}"
+        )
     return value
 
 # %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #676b4221

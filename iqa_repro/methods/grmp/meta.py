@@ -163,9 +163,7 @@ def meta_pretrain(
     train: Callable[[GRMPIQA], dict[str, nn.Parameter]] = prompt_parameters,  # which parameters are θ
     watch: Callable[[GRMPIQA], float] | None = None,  # called after each epoch; see `meta_select`
     keep: str | Path | None = None,  # file that holds the state after each epoch; resumed where it exists
-) -> (
-    pd.DataFrame
-):  # a row an outer step: step, epoch, support (mean loss at the start), query (at θ′ or θ), watch
+) -> pd.DataFrame:  # a row an outer step: step, epoch, support and query (mean losses), watch
     "Bi-level meta-learning over distortion tasks, first order (GRMP-IQA Eqs. 4–6)"
     check_tasks(tasks, settings, model.recipe)
     if model.recipe.meta_select == "test" and watch is None:
@@ -178,11 +176,9 @@ def meta_pretrain(
     state, own = MetaState(theta, generator, adam, theta), run_hash(tasks, settings, model.recipe, parameters)
     if keep is not None and Path(keep).exists():
         load_state(keep, state, own)
-    left = range(state.epoch, settings.epochs)
+    shown = {"initial": state.epoch, "unit": "epoch", "mininterval": 5}
     with torch.random.fork_rng():
-        for _ in tqdm(
-            left, "meta-training", settings.epochs, initial=state.epoch, unit="epoch", mininterval=5
-        ):
+        for _ in tqdm(range(state.epoch, settings.epochs), "meta-training", settings.epochs, **shown):
             _sound_epoch(run, state, keep)
             if watch is not None:
                 _look(run, state, watch)
@@ -209,10 +205,8 @@ def plain_pretrain(
     for step, loss in enumerate(_mixed_losses(model, tasks, settings, generator)):
         if not bool(loss.isfinite()):
             install_values(parameters, good or parameters)
-            where = f"loss {loss.item()} in step {step} with inner_lr={settings.inner_lr}; lower the rate"
-            raise ValueError(
-                f"plain training diverged: {where}. The model holds the weights of the step before"
-            )
+            where = f"plain training diverged: loss {loss.item()} in step {step} with inner_lr={settings.inner_lr}"
+            raise ValueError(f"{where}; lower the rate. The model holds the weights of the step before")
         good = [p.detach().clone() for p in parameters]
         for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = g

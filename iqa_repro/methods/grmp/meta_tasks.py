@@ -93,10 +93,9 @@ def check_tasks(
     for task in tasks:
         _check_size(task, settings, recipe)
         if not bool(((task.quality >= 0) & (task.quality <= 1)).all()):  # also false for NaN
-            found = f"{task.quality.min().item():g} … {task.quality.max().item():g}"
-            raise ValueError(
-                f"labels of task {task.name!r} must lie in [0, 1] without NaN, got {found}; scale them"
-            )
+            wrong = f"labels of task {task.name!r} must lie in [0, 1] without NaN, got"
+            low, high = task.quality.aminmax()
+            raise ValueError(f"{wrong} {low.item():g} … {high.item():g}; scale them")
 
 # %% ../../../nbs/4_methods/grmp/04_meta_tasks.ipynb #7a6b9b1d
 def task_groups(

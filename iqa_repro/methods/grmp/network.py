@@ -123,9 +123,8 @@ class GRMPIQA(PromptedCLIP):
         "The fixed crops of images (b, 3, h, w), or of one as decoded (released code: one, the centre)"
         size = self.clip.image_size
         if not isinstance(images, DecodedPicture) and (images.dim() != 4 or images.shape[1] != 3):
-            raise ValueError(
-                f"pictures must be (b, 3, h, w), got {(*images.shape,)}; add the batch with [None]"
-            )
+            given = f"got {tuple(images.shape)}; add the batch with [None]"
+            raise ValueError(f"pictures must be (b, 3, h, w), {given}")
         if self.recipe.tune_resize == "none":
             return test_crops(images, size, self.crops)
         batch = images.pixels()[None] if isinstance(images, DecodedPicture) else images

@@ -39,28 +39,14 @@ def semantic_loss(
     return F.kl_div(student_logits.log_softmax(-1), teacher, reduction="batchmean", log_target=True)
 
 # %% ../../../nbs/4_methods/grmp/01_qgr.ipynb #ebb08ec9
-def regularize_gradient(
-    g_quality: Tensor,  # gradient of the quality loss, any shape
-    g_semantic: Tensor,  # gradient of the semantic loss, same shape
-    strength: float = 5.0,  # λ ≥ 0, multiple of the shared part that is removed (paper §4.2: 5)
-) -> Tensor:  # regularized gradient, same shape
-    "`g_quality` less `strength` × its projection on `g_semantic` where the two agree (GRMP-IQA Eq. 8)"
-    _check_pairs([(g_quality, g_semantic)], strength)
-    return _without(
-        g_quality, g_semantic, strength, _dot(g_quality, g_semantic), _dot(g_semantic, g_semantic)
-    )
-
-
 def _check_pairs(pairs, strength):
     if not 0 <= strength < math.inf:  # also for NaN
-        raise ValueError(
-            f"strength (λ of Eq. 8) must be a number of at least 0, got {strength}; 0 switches QGR off"
-        )
+        wanted = "strength (λ of Eq. 8) must be a number of at least 0"
+        raise ValueError(f"{wanted}, got {strength}; 0 switches QGR off")
     for q, s in pairs:
         if q.shape != s.shape:
-            raise ValueError(
-                f"gradients must have one shape, got g_quality {tuple(q.shape)} and g_semantic {tuple(s.shape)}"
-            )
+            found = f"got g_quality {tuple(q.shape)} and g_semantic {tuple(s.shape)}"
+            raise ValueError(f"gradients must have one shape, {found}")
 
 
 def _dot(a, b):  # without a tensor of the products
@@ -71,6 +57,17 @@ def _without(quality, semantic, strength, overlap, square):
     if overlap <= 0 or square == 0:  # a gradient so small that its square is 0 has no direction
         return quality
     return torch.addcmul(quality, semantic, strength * overlap / square, value=-1)
+
+# %% ../../../nbs/4_methods/grmp/01_qgr.ipynb #89d547a7
+def regularize_gradient(
+    g_quality: Tensor,  # gradient of the quality loss, any shape
+    g_semantic: Tensor,  # gradient of the semantic loss, same shape
+    strength: float = 5.0,  # λ ≥ 0, multiple of the shared part that is removed (paper §4.2: 5)
+) -> Tensor:  # regularized gradient, same shape
+    "`g_quality` less `strength` × its projection on `g_semantic` where the two agree (GRMP-IQA Eq. 8)"
+    _check_pairs([(g_quality, g_semantic)], strength)
+    overlap, square = _dot(g_quality, g_semantic), _dot(g_semantic, g_semantic)
+    return _without(g_quality, g_semantic, strength, overlap, square)
 
 # %% ../../../nbs/4_methods/grmp/01_qgr.ipynb #ce88ecad
 def regularize_gradients(

@@ -109,12 +109,21 @@ class Recipe(_TuningChoices):
         return f"{self.name} (leaky)" if self.leaky else self.name
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #246ae86e
-RECIPES = {
-    "paper": Recipe("paper"),
-    "released": Recipe("released", **{f.name: f.metadata["released"] for f in fields(Recipe)[1:]}),
-}
+RECIPES = {"paper": Recipe("paper")}
+RECIPES |= {"released": Recipe("released", **{f.name: f.metadata["released"] for f in fields(Recipe)[1:]})}
 
+# %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #7a76040c
+def _read(setting, text):
+    values = setting.metadata["values"] or (None, setting.default, setting.metadata["released"])
+    for value in values:
+        if text == str(value):
+            return value
+    try:
+        return float(text) if "." in text or "e" in text else int(text)
+    except ValueError:
+        return text  # refused by the recipe, which names what may be chosen
 
+# %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #c5bd11f6
 def get_recipe(
     name: str,  # a key of RECIPES, or one with changes as its name spells them: "paper+per=tensor"
     **changes: Any,  # single settings to turn; the name then says which
@@ -131,23 +140,11 @@ def get_recipe(
     label = "+".join([base, *(f"{key}={value}" for key, value in sorted(changes.items()))])
     return replace(RECIPES[base], name=label, **changes)
 
-
-def _read(setting, text):
-    values = setting.metadata["values"] or (None, setting.default, setting.metadata["released"])
-    for value in values:
-        if text == str(value):
-            return value
-    try:
-        return float(text) if "." in text or "e" in text else int(text)
-    except ValueError:
-        return text  # refused by the recipe, which names what may be chosen
-
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #2a1a63b7
 def recipe_table() -> pd.DataFrame:  # one row a setting: stage, paper, released, evidence, what it changes
     "All settings with both answers (peers.md §1b–1d)"
-    of = lambda s: s.metadata
-    parts = lambda s: (of(s)["stage"], s.default, of(s)["released"], of(s)["source"], of(s)["changes"])
-    rows = [(s.name, *parts(s)) for s in fields(Recipe)[1:]]
+    rest = "released", "source", "changes"
+    rows = [(s.name, s.metadata["stage"], s.default, *map(s.metadata.get, rest)) for s in fields(Recipe)[1:]]
     columns = ["setting", "stage", "paper", "released", "evidence", "what it changes"]
     return pd.DataFrame(rows, columns=columns).set_index("setting")
 
@@ -172,6 +169,12 @@ class MetaSettings:
             raise ValueError(f"inner_lr must be above 0 and outer_lr at least 0, got {rates}")
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #ef6c4a3b
+def _check_kinds(optimizer, schedule):
+    if optimizer not in ("sgd", "adamw") or schedule not in ("cosine", "plateau", "constant"):
+        allowed = "optimizer must be 'sgd' or 'adamw' and schedule 'cosine', 'plateau' or 'constant'"
+        raise ValueError(f"{allowed}, got {optimizer!r}, {schedule!r}")
+
+# %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #b7c43292
 @dataclass(frozen=True)
 class FinetuneSettings:
     "Rates and sizes of fine-tuning; a profile's [finetune] section (GRMP-IQA §4.2)"
@@ -197,12 +200,6 @@ class FinetuneSettings:
             most = "counts must be at least 1, lr above 0, strength a number of at least 0"
             raise ValueError(f"{most}; got {small or rates}")
         _check_kinds(self.optimizer, self.schedule)
-
-
-def _check_kinds(optimizer, schedule):
-    if optimizer not in ("sgd", "adamw") or schedule not in ("cosine", "plateau", "constant"):
-        allowed = "optimizer must be 'sgd' or 'adamw' and schedule 'cosine', 'plateau' or 'constant'"
-        raise ValueError(f"{allowed}, got {optimizer!r}, {schedule!r}")
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #06624280
 def recipe_settings(

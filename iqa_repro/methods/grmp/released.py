@@ -52,11 +52,9 @@ def to_released(
     parts = [] if visual is None else [p for p in ("project", "norm") if getattr(visual, p) is not None]
     made = (parts, model.text.words, model.recipe.pixels)
     if visual is None or made != (["project", "norm"], words, "imagenet"):
-        layout = f"visual prompts with ['project', 'norm'], {words} and 'imagenet' pixels"
-        raise ValueError(
-            f"the released layout is that of {layout}, got {made[0]}, {made[1]} and {made[2]!r}; "
-            "build the model with the recipe 'released'"
-        )
+        layout = f"that of visual prompts with ['project', 'norm'], {words} and 'imagenet' pixels"
+        found = f"{made[0]}, {made[1]} and {made[2]!r}; build the model with the recipe 'released'"
+        raise ValueError(f"the released layout is {layout}, got {found}")
     own = model.state_dict()
     prompts = own.pop("visual.prompts")
     state = {_rename(name): value for name, value in own.items()}
@@ -202,9 +200,8 @@ def _check(path, tensors, clip):
     if layers < clip.layers:
         why = "the released code has one set for each"
         raise ValueError(f"{path} has prompts for {layers} of {clip.layers} layers; {why}")
-    changes = {"visual_tokens": tokens, "visual_layers": None if layers == clip.layers else layers}
-    usual = RECIPES["released"]
-    return get_recipe("released", **{k: v for k, v in changes.items() if v != getattr(usual, k)})
+    own = {"visual_tokens": tokens, "visual_layers": None if layers == clip.layers else layers}
+    return get_recipe("released", **{k: v for k, v in own.items() if v != getattr(RECIPES["released"], k)})
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #32cefe96
 def _look_up(path, model, tensors):
