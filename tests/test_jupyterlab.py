@@ -52,7 +52,7 @@ def test_make_lab_opens_at_the_index_and_its_links_open_notebooks(tmp_path):
     ):
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(f"{address}/?token={token}", timeout=120_000)
-        link = page.locator(".jp-Notebook a", has_text="Keep the gradient on quality").first
+        link = page.locator(".jp-Notebook a", has_text="Gradient regularization (QGR)").first
         link.wait_for(timeout=120_000)
         assert urlsplit(page.url).path.endswith("/lab/tree/index.ipynb")
         link.click()

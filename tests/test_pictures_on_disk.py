@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import iqa_repro.methods.grmp.finetune
-import iqa_repro.methods.grmp.meta
+import iqa_repro.methods.grmp.finetune_crops
+import iqa_repro.methods.grmp.meta_tasks
 from iqa_repro.clip.backbone import load_clip
 from iqa_repro.clip.features import CropSet, FeatureStore, picture_digests
 from iqa_repro.data.images import read_image, write_image
@@ -88,7 +88,9 @@ SETTINGS = dict(lr=0.05, epochs=2, batch=8, blocks=2, check=1, views=2)
 def test_tuning_is_the_same_with_and_without_reading_ahead(files, labels, monkeypatch):
     read = tune(files, labels, FinetuneSettings(**SETTINGS, cache_gib=0))
     monkeypatch.setattr(
-        iqa_repro.methods.grmp.finetune, "read_ahead", lambda function, items, workers: map(function, items)
+        iqa_repro.methods.grmp.finetune_crops,
+        "read_ahead",
+        lambda function, items, workers: map(function, items),
     )
     assert torch.equal(read, tune(files, labels, FinetuneSettings(**SETTINGS, cache_gib=0)))
     assert not torch.equal(read, torch.cat([p.flatten() for p in model("paper").parameters()]))
@@ -119,7 +121,7 @@ def test_meta_training_is_the_same_with_and_without_reading_ahead(files, labels,
 
     read = trained()
     monkeypatch.setattr(
-        iqa_repro.methods.grmp.meta, "read_ahead", lambda function, items, **_: map(function, items)
+        iqa_repro.methods.grmp.meta_tasks, "read_ahead", lambda function, items, **_: map(function, items)
     )
     assert torch.equal(read, trained())
 

@@ -15,8 +15,10 @@ from iqa_repro.clip.backbone import Backbone
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.labelled import Labelled
 from iqa_repro.methods.grmp import finetune as tuning_module
+from iqa_repro.methods.grmp import finetune_crops as crops_module
 from iqa_repro.methods.grmp import meta as meta_module
-from iqa_repro.methods.grmp import model as model_module
+from iqa_repro.methods.grmp import meta_tasks as tasks_module
+from iqa_repro.methods.grmp import network as model_module
 from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune, recipe_settings
 from iqa_repro.methods.grmp.meta import MetaSettings, Task, half_steps, meta_pretrain
 from iqa_repro.methods.grmp.model import build_model
@@ -205,8 +207,8 @@ def meta_probes(recipe):
         return end
 
     with pytest.MonkeyPatch.context() as patch:
-        recorded(patch, meta_module, "half_steps", visit)
-        recorded(patch, meta_module, "train_crops", crop)
+        recorded(patch, tasks_module, "half_steps", visit)
+        recorded(patch, tasks_module, "train_crops", crop)
         recorded(patch, meta_module, "outer_step", lambda *_: events.append("outer step"))
         recorded(patch, meta_module.AdamStep, "forget", lambda _: events.append("forget"))
         patch.setattr(meta_module, "inner_step", inner_step)
@@ -260,14 +262,18 @@ def tune_probes(recipe):
     with pytest.MonkeyPatch.context() as patch:
         recorded(
             patch,
-            tuning_module,
+            crops_module,
             "fit_crop",
             lambda images, _: probes.setdefault("tune scale", digest(images[0])),
         )
-        recorded(patch, tuning_module, "lower_tokens", lambda _, crops, __: seen["cut"].append(crops))
+        recorded(patch, crops_module, "lower_tokens", lambda _, crops, __: seen["cut"].append(crops))
         recorded(patch, tuning_module, "step_gradients", step)
-        for name in ("upper_features", "finish_text", "lower_tokens"):
-            recorded(patch, tuning_module, name, tower(name))
+        for module, name in (
+            (tuning_module, "upper_features"),
+            (tuning_module, "finish_text"),
+            (crops_module, "lower_tokens"),
+        ):
+            recorded(patch, module, name, tower(name))
         constants = lambda clip, *_: probes.setdefault("teacher pixels", (clip.mean, clip.std))
         recorded(patch, tuning_module, "image_tokens", constants)  # the student enters by lower_tokens
         fixed = [torch.tensor([3.0]), torch.tensor([1.0])], [torch.tensor([2.0]), torch.tensor([-1.0])]
