@@ -29,7 +29,7 @@ from iqa_repro.core.paths import figures_root
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import LIQE_SCENES, load_dataset
 from iqa_repro.data.world.photographs import SCENES
-from iqa_repro.study.unified import captioned_pictures
+from iqa_repro.methods.uniqa.corpus import captioned_pictures
 
 TIMES = dict.fromkeys(BUILDERS, 4) | {
     "livec": 10,
@@ -95,7 +95,7 @@ def write_profile(path: Path, clip: str) -> Path:
 def write_all_captions(profile: Path) -> None:
     "Caption files of two captioners, with and without the level, in the form of a real captioner's"
     for task in ("quality", "aesthetics"):
-        table, choice = captioned_pictures(task, str(profile)), load_profile(profile).captions
+        table, choice = captioned_pictures(task, load_profile(profile)), load_profile(profile).captions
         requests = [
             r
             for guided in (True, False)

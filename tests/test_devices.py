@@ -13,7 +13,7 @@ from iqa_repro.methods.grmp.meta import MetaSettings, Task, meta_pretrain
 from iqa_repro.methods.grmp.model import build_model
 from iqa_repro.methods.grmp.recipes import get_recipe
 from iqa_repro.methods.linear_probe import LinearProbe
-from iqa_repro.study.protocols import score_table
+from iqa_repro.methods.registry import score_images
 
 THERE = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 DEVICES = [
@@ -29,18 +29,18 @@ def results(device: str, recipe: str = "paper+select=last") -> dict[str, torch.T
     images = torch.rand(24, 3, 56, 60, generator=draw(0))
     labels = torch.rand(24, generator=draw(1))
     model = build_model(clip, get_recipe(recipe), visual_tokens=4, draw=lambda part: draw(2))
-    out = {"start": score_table(model, images)}
+    out = {"start": score_images(model, images)}
     tasks = [Task("a/1", images[:12], labels[:12]), Task("a/2", images[12:], labels[12:])]
     meta_pretrain(model, tasks, MetaSettings(0.05, 1.0, 1, 2, 4, 4), draw(3))
-    out["meta"] = score_table(model, images)
+    out["meta"] = score_images(model, images)
     part = lambda a, b: Labelled(images[a:b], labels[a:b])
     finetune(model, part(0, 16), part(16, 20), FinetuneSettings(0.01, 2, 8, blocks=2, check=1), draw(4), clip)
-    out["tuned"] = score_table(model, images)
+    out["tuned"] = score_images(model, images)
     probe = LinearProbe(clip)
     probe.fit(part(0, 16), part(16, 20), draw(5))
     coop = CoOp(clip, generator=draw(6))
     coop.fit(part(0, 16), part(16, 20), CoOpSettings(epochs=2), draw(7))
-    return out | {"probe": score_table(probe.eval(), images), "coop": score_table(coop.eval(), images)}
+    return out | {"probe": score_images(probe.eval(), images), "coop": score_images(coop.eval(), images)}
 
 
 @pytest.mark.parametrize("device", DEVICES)

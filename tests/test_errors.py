@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from iqa_repro.batch import execution
 from iqa_repro.batch.reproduce import reproduce
 from iqa_repro.clip.backbone import load_clip
+from iqa_repro.clip.inputs import load_settings
 from iqa_repro.clip.tiny import build_tiny, load_tiny
 from iqa_repro.core.checkpoints import load_checkpoint, read_foreign, save_checkpoint
 from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.catalog import load_dataset
 from iqa_repro.data.labelled import Labelled
+from iqa_repro.methods.grmp import pretraining
 from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune, recipe_settings
 from iqa_repro.methods.grmp.meta import (
     MetaSettings,
@@ -36,7 +38,8 @@ from iqa_repro.methods.grmp.model import GRMPIQA, load_model, save_model
 from iqa_repro.methods.grmp.prompts import TextPrompt, VisualPrompt
 from iqa_repro.methods.grmp.qgr import gradient_angle, regularize_gradient, regularize_gradients
 from iqa_repro.methods.grmp.recipes import get_recipe
-from iqa_repro.study import protocols, runs, tuning
+from iqa_repro.methods.registry import Rules
+from iqa_repro.study import protocol, runs, trial
 from iqa_repro.study.metrics import krcc, plcc, rmse, srcc
 from iqa_repro.study.style import save_figure
 
@@ -120,14 +123,14 @@ def test_data_set():
 
 def test_recipe_and_variant(tmp_path, monkeypatch, clip):
     monkeypatch.setenv("IQA_REPRO_CACHE", str(tmp_path))
-    monkeypatch.setattr(protocols, "backbone_of", lambda profile: clip)
+    monkeypatch.setattr(pretraining, "backbone_of", lambda profile: clip)
     text = "unknown recipe 'papr', did you mean 'paper'? There are ['paper', 'released']."
     refused(ValueError, lambda: get_recipe("papr"), text)
-    refused(ValueError, lambda: protocols.meta_model("GRMP-IQA", "embedded", 0, "papr"), text)
+    refused(ValueError, lambda: pretraining.meta_model("GRMP-IQA", load_settings(), 0, "papr"), text)
     refused(ValueError, lambda: get_recipe("paper", restrt=False), "no setting ['restrt']; it has ['batch',")
     refused(
         ValueError,
-        lambda: protocols.meta_model("grmp", "embedded", 0),
+        lambda: pretraining.meta_model("grmp", load_settings(), 0),
         "'grmp'; Tables 4 and 5 have ['CLIP',",
     )
     assert left(tmp_path) == []
@@ -566,23 +569,22 @@ def test_correlations_of_a_table():
     table = pd.DataFrame({"image": list("abc"), "mos": [1.0, 2, 3], "quality": [0.0, 0.5, 1]})
     refused(
         ValueError,
-        lambda: protocols.correlations(torch.zeros(3), table),
+        lambda: protocol.correlations(torch.zeros(3), table),
         "undefined: prediction has 1 distinct",
     )
-    refused(ValueError, lambda: protocols.correlations(torch.zeros(2), table), "got lengths 2 and 3")
+    refused(ValueError, lambda: protocol.correlations(torch.zeros(2), table), "got lengths 2 and 3")
     flat = table.assign(quality=0.5)
     refused(
-        ValueError, lambda: protocols.correlations(torch.rand(3), flat), "undefined: target has 1 distinct"
+        ValueError, lambda: protocol.correlations(torch.rand(3), flat), "undefined: target has 1 distinct"
     )
 
 
 def test_more_shots_than_pictures(monkeypatch):
     table = pd.DataFrame({"image": [f"{i}.png" for i in range(10)], "mos": np.arange(10.0)})
     table["quality"] = table["mos"] / 9
-    monkeypatch.setattr(tuning, "pictures_of", lambda *_: (table, torch.zeros(10, 3, 8, 8)))
-    monkeypatch.setattr(tuning, "table_of", lambda *_: table)
-    recipe = get_recipe("paper")
-    split = lambda shots: lambda: tuning.tuning_split(tuning.Tuning("livec", shots, 0), recipe)
+    monkeypatch.setattr(trial, "table_of", lambda *_: table)
+    parts = lambda shots: trial.trial_parts(trial.Trial("livec", "CoOp", shots), Rules(), load_settings())
+    split = lambda shots: lambda: parts(shots)
     assert len(split(5)()[2]) == 2
     refused(ValueError, split(9), "9 shots were asked for, the table has 8 pictures; ask for 1 … 8")
     refused(ValueError, split(1), "at least 2 different values of 'image' are needed to split")

@@ -17,9 +17,9 @@ from iqa_repro.methods.grmp.meta import MetaSettings, Task, meta_pretrain, plain
 from iqa_repro.methods.grmp.model import build_model
 from iqa_repro.methods.grmp.recipes import get_recipe
 from iqa_repro.methods.linear_probe import LinearProbe
+from iqa_repro.methods.registry import score_images
 from iqa_repro.methods.uniqa.adapter import build_uniqa
 from iqa_repro.methods.uniqa.fitting import AdapterSettings, fit_pictures, fit_unfrozen
-from iqa_repro.study.protocols import score_table
 
 
 def draw(seed):
@@ -52,10 +52,10 @@ def in_memory(files):
 def test_scores_are_those_of_a_tensor(files):
     grmp, few = model(), files[:24]
     assert_close(
-        score_table(grmp, few, batch=24), score_table(grmp, in_memory(few), batch=24), rtol=0, atol=0
+        score_images(grmp, few, batch=24), score_images(grmp, in_memory(few), batch=24), rtol=0, atol=0
     )
     alone = torch.cat([grmp(image[None]) for image in files]).detach()
-    assert_close(score_table(grmp, files), alone, rtol=0, atol=1e-6)
+    assert_close(score_images(grmp, files), alone, rtol=0, atol=1e-6)
 
 
 def test_features_are_those_of_a_tensor(files, tmp_path):
@@ -140,5 +140,5 @@ def test_everything_else_learns_from_files(files, labels, tmp_path):
     fit_pictures(uniqa, part(0, 20), part(20, 32), settings, draw(8), FeatureStore(tmp_path, clip))
     fit_unfrozen(starred, part(0, 20), settings, draw(8), part(20, 32))
     for method in (coop.eval(), probe.eval(), uniqa.eval(), starred.eval()):
-        seen = score_table(method, files)
+        seen = score_images(method, files)
         assert seen.shape == (32,) and bool(((seen >= 0) & (seen <= 1)).all()) and seen.std() > 0

@@ -11,19 +11,21 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
+from iqa_repro.clip import inputs
 from iqa_repro.clip.backbone import Backbone
-from iqa_repro.core.profiles import load_profile
 from iqa_repro.data.labelled import Labelled
 from iqa_repro.methods.grmp import finetune as tuning_module
 from iqa_repro.methods.grmp import finetune_crops as crops_module
 from iqa_repro.methods.grmp import meta as meta_module
 from iqa_repro.methods.grmp import meta_tasks as tasks_module
 from iqa_repro.methods.grmp import network as model_module
+from iqa_repro.methods.grmp import pretraining
 from iqa_repro.methods.grmp.finetune import FinetuneSettings, finetune, recipe_settings
 from iqa_repro.methods.grmp.meta import MetaSettings, Task, half_steps, meta_pretrain
 from iqa_repro.methods.grmp.model import build_model
 from iqa_repro.methods.grmp.recipes import Recipe, get_recipe
-from iqa_repro.study import protocols, tuning
+from iqa_repro.methods.registry import Rules
+from iqa_repro.study import trial
 
 SETTINGS = {field.name: field for field in fields(Recipe)[1:]}
 
@@ -215,7 +217,7 @@ def meta_probes(recipe):
         meta_pretrain(model, toy_tasks(), SIZES, draw(1), watch=watch)
     first, second = visits[:2]
     epoch = events[: events.index("end of epoch")]
-    settings = protocols.meta_settings(load_profile("embedded"), "GRMP-IQA", recipe=recipe)
+    settings = pretraining.meta_settings(inputs.load_settings(), "GRMP-IQA", recipe)
     return batch_probes(recipe) | {
         "tasks of outer steps": [event for event in epoch if event != "forget"],
         "half-steps": [digest(end) for _, end in first[:2]],
@@ -332,6 +334,15 @@ def toy_table(n=120, types=0):
     return table, (torch.arange(float(n)) / n)[:, None, None, None].expand(-1, 3, 2, 2)
 
 
+def toy_parts(recipe, shots, **changes):
+    "Labelled and held-out images with their labels, and the test table, as a recipe splits the toy set"
+    rules = Rules(recipe.split_by, recipe.livec_training, recipe.nested, recipe.select, recipe.label)
+    settings = inputs.load_settings()
+    train, held, test = trial.trial_parts(trial.Trial("toy", "GRMP-IQA", shots, **changes), rules, settings)
+    pair = lambda part: inputs.labelled_of("toy", part, settings.profile)
+    return pair(train), None if held is None else pair(held), test
+
+
 def protocol_probes(recipe):
     def numbers(*parts):
         return sorted(
@@ -339,17 +350,17 @@ def protocol_probes(recipe):
         )
 
     def split(shots, **changes):
-        train, held, test, _ = tuning.tuning_split(tuning.Tuning("toy", shots, 0, **changes), recipe)
+        train, held, test = toy_parts(recipe, shots, **changes)
         return train, held, [int(name[:3]) for name in test["image"]]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "pictures_of", lambda *_: toy_table())
-        patch.setattr(tuning, "table_of", lambda *_: toy_table()[0])
+        patch.setattr(inputs, "pictures_of", lambda *_: toy_table())
+        patch.setattr(trial, "table_of", lambda *_: toy_table()[0])
         types = {"tid2013": 24, "kadid10k": 25}
-        patch.setattr(protocols, "pictures_of", lambda name, _: toy_table(50, types[name]))
+        patch.setattr(pretraining, "pictures_of", lambda name, _: toy_table(50, types[name]))
         few, more, (*whole, test) = split(10), split(20), split(0.8)
         everything = split(1.0, judges=("another",))
-        tasks = protocols.meta_tasks("embedded", recipe)
+        tasks = pretraining.meta_tasks(inputs.load_settings().profile, recipe)
     return {
         "meta tasks": [task.name for task in tasks],
         "pictures": numbers(*everything[:2]),
@@ -399,14 +410,13 @@ def test_setting_changes_what_it_names_and_nothing_else(name, value):
 
 @pytest.mark.parametrize("name", ["split_by", "livec_training", "nested", "select"])
 def test_pictures_keep_their_labels(name, monkeypatch):
-    monkeypatch.setattr(tuning, "pictures_of", lambda *_: toy_table())  # a picture's level is its label
-    monkeypatch.setattr(tuning, "table_of", lambda *_: toy_table()[0])
+    monkeypatch.setattr(inputs, "pictures_of", lambda *_: toy_table())  # a picture's level is its label
+    monkeypatch.setattr(trial, "table_of", lambda *_: toy_table()[0])
     for value in SETTINGS[name].metadata["values"]:
         recipe = get_recipe("paper", **{name: value})
-        train, held, test, images = tuning.tuning_split(tuning.Tuning("toy", 10, 0), recipe)
-        for part in filter(
-            None, (train, held, Labelled(images, torch.tensor(test["quality"].to_numpy()).float()))
-        ):
+        train, held, test = toy_parts(recipe, 10)
+        judged = inputs.labelled_of("toy", test, inputs.load_settings().profile)
+        for part in filter(None, (train, held, judged)):
             assert torch.equal(part.quality, part.images[:, 0, 0, 0]), (name, value)
 
 

@@ -22,7 +22,7 @@ from quick_profile import write_quick_profile
 from iqa_repro.batch import graph
 from iqa_repro.batch.graph import plan_jobs
 from iqa_repro.batch.jobs import JobFiles
-from iqa_repro.batch.needs import NEEDS, list_artefacts
+from iqa_repro.batch.needs import ARTEFACTS, list_artefacts
 from iqa_repro.core.paths import cache_root, figures_root
 from iqa_repro.study.rows import complete_rows
 
@@ -177,7 +177,7 @@ def test_changed_module_touches_those_that_import_it(monkeypatch):
 
 def test_committed_results_are_as_their_runs_left_them():
     root = figures_root("embedded")
-    for job in plan_jobs(list(NEEDS), "embedded"):
+    for job in plan_jobs(list(ARTEFACTS), "embedded"):
         if not JobFiles(root / ".batch", job.name).begun.exists():
             assert graph.foreign_outputs(job, root) == []
     folders = {path.parent.relative_to(root).as_posix() for path in root.glob("*/*/run.json")}
