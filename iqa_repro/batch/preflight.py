@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'STOPS', 'Finding', 'find_weights', 'find_dataset', 'find_captions', 'memory_need', 'find_memory',
            'find_disk', 'check_needs', 'can_run', 'Diagnosis', 'doctor']
 
-# %% ../../nbs/8_batch/02_preflight.ipynb #337e9d04
+# %% ../../nbs/8_batch/02_preflight.ipynb #85a7524d
 import shutil
 import textwrap
 import warnings
@@ -20,7 +20,7 @@ import torch
 from ..clip.backbone import OPENAI_SHA256, weights_file
 from ..core.paths import cache_root, data_root, project_root, sha256_of
 from ..clip.inputs import Settings, load_settings
-from ..core.profiles import Profile, load_profile
+from ..core.profiles import Profile
 from ..data.catalog import DATASETS, LIQE_SCENES, load_dataset
 from .needs import ARTEFACTS, artefact_work, estimate_time, probe
 from .workload import Work, clip_config, merge_work, parameter_count, picture_count

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'MEGAPIXELS', 'TASKS', 'COMMENTS', 'Work', 'merge_work', 'picture_count', 'clip_config', 'parameter_count',
            'meta_work', 'comment_work', 'corpus_work', 'feature_work', 'trial_work']
 
-# %% ../../nbs/8_batch/00_workload.ipynb #9d0b1759
+# %% ../../nbs/8_batch/00_workload.ipynb #58eade87
 import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -19,7 +19,6 @@ from ..clip.tiny import TINY
 from ..core.profiles import Profile
 from ..data.catalog import DATASETS
 from ..data.world.embedded import STAND_INS
-from ..methods.frozen import BaselineOptions
 from ..methods.grmp.method import GRMPOptions, tuning_settings
 from ..methods.grmp.pretraining import TASK_SETS, VARIANTS, meta_settings, recipe_of
 from ..methods.grmp.recipes import Recipe

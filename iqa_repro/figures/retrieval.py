@@ -23,7 +23,6 @@ from ..data.images import read_image
 from ..data.tables import quality_of
 from .panels import show_image
 from ..study.style import TWO_COLUMNS, paper_style
-from ..clip.inputs import table_of
 from ..methods.registry import Fitted, Job
 from ..methods.uniqa.method import set_features
 from ..captions.describing import measure

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'GRMPOptions', 'tuning_settings', 'tune']
 
-# %% ../../../nbs/4_methods/grmp/12_method.ipynb #405a81d8
+# %% ../../../nbs/4_methods/grmp/12_method.ipynb #4a0394e8
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,7 @@ def _rules(options: GRMPOptions, settings: Settings) -> Rules:
     recipe = recipe_of(options.recipe, settings.profile)
     return Rules(recipe.split_by, recipe.livec_training, recipe.nested, recipe.select, recipe.label)
 
-# %% ../../../nbs/4_methods/grmp/12_method.ipynb #b609759b
+# %% ../../../nbs/4_methods/grmp/12_method.ipynb #562f6d81
 def tuning_settings(
     shots: int | float,  # labelled images, or their share under full supervision
     strength: float,  # λ of Eq. 8
@@ -59,7 +59,7 @@ def tuning_settings(
         else chosen
     )
 
-# %% ../../../nbs/4_methods/grmp/12_method.ipynb #11e6e4e9
+# %% ../../../nbs/4_methods/grmp/12_method.ipynb #487c8fdb
 def tune(
     job: Job,  # whose labels are learned from
     model: GRMPIQA,  # prompts that are tuned, changed in place

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GENERATED', 'METHODS', 'UniQAOptions', 'prompt_groups', 'adapter_settings', 'start_model', 'set_features']
 
-# %% ../../../nbs/4_methods/uniqa/05_method.ipynb #3889ce6e
+# %% ../../../nbs/4_methods/uniqa/05_method.ipynb #66068c19
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
