@@ -110,14 +110,14 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
 
     own = tmp_path / "other cache"  # nothing of the killed run helps
     said = call(whole, name, "--fan-out", "--jobs", "2", cache=own).communicate(timeout=900)[0]
-    assert "1 of 1 notebooks to run, 5 stages before them" in said and "6 of 6 made in" in said, said
+    assert "1 of 1 notebooks to run, 3 stages before them" in said and "4 of 4 made in" in said, said
     other = figures_root(whole.stem) / name / "rows.csv"
     pd.testing.assert_frame_equal(measured(rows), measured(other))
-    stages = [p for p in (own / "tuned").iterdir() if p.suffix == ".json"]
-    prompts = [p for p in (own / "meta").iterdir() if p.suffix == ".safetensors"]
-    assert len(stages) == 4 and len(prompts) == 1  # the notebook at the end trained nothing of its own
+    trials = [p for p in (own / "memo" / "trial").iterdir() if p.suffix == ".json"]
+    prompts = [p for p in (own / "memo" / "prompts").iterdir() if p.suffix == ".json"]
+    assert len(trials) == 4 and len(prompts) == 1  # the notebook at the end trained nothing of its own
     begun = json.loads((other.parent / "run.json").read_text(encoding="utf-8"))["started"]
-    assert max(p.stat().st_mtime for p in stages) < pd.Timestamp(begun).timestamp() + 1
+    assert max(p.stat().st_mtime for p in trials) < pd.Timestamp(begun).timestamp() + 1
     said = call(whole, name, "--fan-out", "--dry-run", cache=own).communicate(timeout=200)[0]
     assert said.strip() == "0 of 1 notebooks to run; 1 up to date"
 
