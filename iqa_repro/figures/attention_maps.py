@@ -113,6 +113,6 @@ def spoilt_rows(
         empty = np.sum([~part.any((1, 2)) for part in maps], axis=0)
         for (name, cut), value, nothing in zip(places, shares, empty, strict=True):
             row = dict(dataset="photographs", method=method, setting=fault, picture=f"{name}, {cut}")
-            row |= dict(split=split, seed=diet.seed, metric="share")
-            rows.append(row | dict(value=float(value), empty=int(nothing)))
+            made = dict(metric="share", value=float(value), empty=int(nothing))
+            rows.append(row | dict(split=split, seed=diet.seed) | made)
     return rows
