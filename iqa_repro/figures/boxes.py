@@ -8,7 +8,7 @@ __all__ = ['PARTS', 'TRAINED', 'FROZEN', 'part_of', 'watch_shapes', 'random_imag
 
 # %% ../../nbs/6_figures/04_boxes.ipynb #21b5a0de
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,10 +52,10 @@ def part_of(
 # %% ../../nbs/6_figures/04_boxes.ipynb #bfa63429
 @contextmanager
 def watch_shapes(
-    modules: dict[Hashable, nn.Module],  # name → module
-) -> Iterator[dict[Hashable, tuple[tuple, tuple]]]:  # name → shapes in and out, once it has run
+    modules: dict[Any, nn.Module],  # name → module
+) -> Iterator[dict[Any, tuple[tuple, tuple]]]:  # name → shapes in and out, once it has run
     "Record what enters and leaves modules inside the block (our choice)"
-    seen: dict[Hashable, tuple[tuple, tuple]] = {}
+    seen: dict[Any, tuple[tuple, tuple]] = {}
 
     def recorder(name):
         return lambda _, inputs, out: seen.update({name: (tuple(inputs[0].shape), tuple(out.shape))})
@@ -80,7 +80,7 @@ def random_images(
 # %% ../../nbs/6_figures/04_boxes.ipynb #5de22f11
 def arriving_gradients(
     outcome: Callable[[], Tensor],  # computes one number
-    parameters: dict[str, Tensor],  # name → tensor that shall learn; requires a gradient afterwards
+    parameters: Mapping[str, Tensor],  # name → tensor that shall learn; requires a gradient afterwards
 ) -> dict[str, Tensor]:  # name → gradient, without the tensors that the outcome does not depend on
     "Gradients of an outcome for the tensors that shall learn (our choice)"
     if not parameters:
@@ -106,14 +106,15 @@ TRAINED, FROZEN = method_look("GRMP-IQA")[0], "0.93"  # our choice
 # %% ../../nbs/6_figures/04_boxes.ipynb #42fae45e
 def draw_box(
     axes: Axes,  # where to
-    place: tuple[float, float, float, float],  # left, bottom, width, height in the axes' units
+    place: Sequence[float],  # left, bottom, width, height in the axes' units
     words: str,  # inside of it
     learns: bool = False,  # orange with a thick edge, else grey
 ) -> None:
     "A rounded box with words (our choice)"
     x, y, width, height = place
-    frozen = dict(facecolor=FROZEN, edgecolor="0.55", lw=0.6)
-    look = dict(facecolor=TRAINED + "55", edgecolor=TRAINED, lw=1.6) if learns else frozen
+    look: dict[str, Any] = dict(facecolor=FROZEN, edgecolor="0.55", lw=0.6)
+    if learns:
+        look = dict(facecolor=TRAINED + "55", edgecolor=TRAINED, lw=1.6)
     axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.008", **look))
     axes.text(x + width / 2, y + height / 2, words, ha="center", va="center", fontsize=6.5, linespacing=1.1)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -251,7 +252,9 @@ def caption_sheet(
     height = (head + sum(heights) - GAP) / 0.98  # the banner hangs 2 % below the edge
     with paper_style():
         figure = plt.figure(figsize=(TWO_COLUMNS, height), layout="none")
-        frame = dict(xlim=(0, TWO_COLUMNS), ylim=(height, 0), frame_on=False, xticks=[], yticks=[])
+        frame: dict[str, Any] = dict(
+            xlim=(0, TWO_COLUMNS), ylim=(height, 0), frame_on=False, xticks=[], yticks=[]
+        )
         axes = figure.add_axes((0, 0, 1, 1), **frame)
         _set_lines(axes, MARGIN, 0.02 * height + BANNER, key, size)
         for row, top in zip(rows, np.cumsum([0.02 * height + head, *heights[:-1]]), strict=True):

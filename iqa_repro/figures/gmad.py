@@ -119,8 +119,8 @@ def gmad_contest(
         raise ValueError(f"a contest needs two scorers, got {list(scores)}")
     truth, rows = None if quality is None else unit_ranks(quality), []
     for attacker, defender in permutations(scores, 2):
-        named = (scores[name].rename(name) for name in (attacker, defender))
-        found = gmad_pairs(*named, levels, pairs=pairs)
+        attack, defence = (scores[name].rename(name) for name in (attacker, defender))
+        found = gmad_pairs(attack, defence, levels, pairs=pairs)
         row = dict(attacker=attacker, defender=defender, pairs=len(found), claimed=found["gap"].mean())
         if truth is not None:
             if lost := sorted({*found["better"], *found["worse"]} - set(truth.index)):

@@ -11,7 +11,6 @@ from copy import deepcopy
 from functools import partial
 from itertools import pairwise, zip_longest
 from textwrap import shorten
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,7 +76,7 @@ def unified_shapes(
         score, words = model(torch.full((1, 3, side, side), 0.5, device=device)), model.text_features()
         if adapter.fc is not None:  # a score needs only their values; called, the layers show their shapes
             adapter.fc(torch.zeros(seen["adapter"][0], device=device))
-    shapes = {"picture": (3, side, side)}
+    shapes: dict[str, tuple] = {"picture": (3, side, side)}
     for name, (before, after) in seen.items():
         shapes |= {f"{name} in": before, name: after}
     shapes |= {"tokens": model.tokens.shape, "text": words.shape}
@@ -194,7 +193,7 @@ def draw_purification(
 
 
 def _write_comment(axes, y, row, letters):
-    look: dict[str, Any] = dict(va="center", fontsize=7, color="k" if row["kept"] else "0.6")
+    look = dict(va="center", fontsize=7, color="k" if row["kept"] else "0.6")
     axes.text(0.19, y, shorten(row["caption"], letters, placeholder=" …"), **look)
     for column, (x, _) in _RANKS.items():
         axes.text(x, y, str(row[column]), ha="center", **look)

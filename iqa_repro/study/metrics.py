@@ -7,6 +7,7 @@ __all__ = ['paired_scores', 'srcc', 'krcc', 'logistic_map', 'plcc', 'rmse', 'med
 
 # %% ../../nbs/5_study/00_metrics.ipynb #92a132ef
 import warnings
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -84,8 +85,8 @@ def logistic_map(
         raise ValueError(f"a {parameters}-parameter curve needs at least {parameters} scores, got {len(x)}")
     z, t = scipy.stats.zscore(x), scipy.stats.zscore(y)
     low, high = (t.min(), t.max()) if np.mean(z * t) >= 0 else (t.max(), t.min())
-    starts = {4: (_logistic4, (high, low, 0, 1)), 5: (_logistic5, (high - low, 1, 0, 0, 0))}
-    curve, start = starts[parameters]
+    curve: Callable[..., np.ndarray] = _logistic4 if parameters == 4 else _logistic5
+    start = (high, low, 0, 1) if parameters == 4 else (high - low, 1, 0, 0, 0)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", scipy.optimize.OptimizeWarning
