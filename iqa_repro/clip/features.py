@@ -214,7 +214,8 @@ class FeatureStore:
         self.clip, self.precision, self.shard, self.batch = clip, precision, shard, batch
         key = hashlib.sha256(json.dumps(self.facts).encode()).hexdigest()[:16]
         self.folder = Path(folder) / f"{clip.name.replace('/', '-')}-{precision}-{key}"
-        self._written, self._shards, self._text = _versions(clip), {}, {}
+        self._written, self._shards = _versions(clip), dict[CropSet, _Shards]()
+        self._text = dict[tuple[str, ...], Tensor]()
 
     def features(
         self,
@@ -223,12 +224,12 @@ class FeatureStore:
     ) -> Tensor:  # (n, crops, d) unit length, float32, on the CPU
         "Features of images; encodes what is missing (UniQA App. A.3)"
         _check_weights(self.clip, self._written, self.folder)
-        images, facts = _pictures(images), self.facts | {"crops": crops.name}
+        pictures, facts = _pictures(images), self.facts | {"crops": crops.name}
         shards = self._shards.setdefault(crops, _Shards(self.folder / crops.name, facts))
-        keys, there = picture_digests(images), shards.scan()
+        keys, there = picture_digests(pictures), shards.scan()
         rows = {key: row for row, key in enumerate(keys) if key not in there}
         parts = [list(rows)[i : i + self.shard] for i in range(0, len(rows), self.shard)]
-        views = _cut(images, parts, rows, crops, self.clip.image_size)
+        views = _cut(pictures, parts, rows, crops, self.clip.image_size)
         _fill(shards, parts, views, lambda some: _encode(self.clip, some, self.precision, self.batch))
         return _read_rows([shards.places[key] for key in keys])
 

@@ -128,10 +128,8 @@ def _check_architecture(name):
     keys = "custom_text multimodal_cfg timm_model_name hf_model_name hf_tokenizer_name attentional_pool pool_type no_causal_mask"
     odd = [key for key in keys.split() if any(part.get(key) for part in (config, vision, text))]
     if odd or isinstance(vision["layers"], list):
-        plain = f"CLIP's pair of plain transformers ({', '.join(odd) or 'ResNet'})"
-        raise ValueError(
-            f"model {name!r} is not {plain}; this package needs a ViT such as 'ViT-B-16-quickgelu'"
-        )
+        plain = f"CLIP's pair of plain transformers ({', '.join(odd) or 'ResNet'}), as this package needs"
+        raise ValueError(f"model {name!r} is not {plain}; use a ViT such as 'ViT-B-16-quickgelu'")
 
 # %% ../../nbs/2_clip/06_loading.ipynb #326f4e06
 def _needs_quickgelu(name, pretrained, quick_gelu):  # the weights, and the model has it too

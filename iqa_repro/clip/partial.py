@@ -95,7 +95,8 @@ def image_states(
     for i in range(start, len(blocks) if stop is None else stop):
         own = prompts[i] if prompts and i < count else None
         if own is not None and i + 1 == count < len(blocks):  # the next layer has none: these stay
-            own, x = None, torch.cat([x[:, :1], own.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+            x = torch.cat([x[:, :1], own.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+            own = None
         x = run_block(blocks[i], x, own)
     return x
 
