@@ -241,13 +241,13 @@ def finetune(
     "Fine-tuning of the last blocks with quality-aware gradient regularization (GRMP-IQA §3.4, §4.2)"
     _check_finetune(model, validation, settings, teacher, watch)
     parameters: list[Tensor] = [*unfreeze_last_blocks(model, settings.blocks).values()]
-    kept = [None, [p.detach().clone() for p in parameters]]  # the chosen epoch so far and its weights
+    kept: list = [None, [p.detach().clone() for p in parameters]]  # the chosen epoch so far and its weights
     try:
         with torch.random.fork_rng():
             torch.manual_seed(generator.initial_seed())  # dropout draws from torch's stream, crops do not
             _noise(model, True)
             scenes = None if teacher is None else SceneTeacher(model, teacher)
-            crops = TrainingCrops(model, train, settings, generator, scenes and scenes.logits)
+            crops = TrainingCrops(model, train, settings, generator, scenes.logits if scenes else None)
             judged = None if validation is None else JudgedPictures(model, validation.images, settings)
             run = _Tuning(model, settings, parameters, crops, scenes, validation, judged, watch)
             history = _loop(run, kept)

@@ -45,8 +45,9 @@ class CropSource:
     def cut(self, rows: Tensor, views: Tensor) -> Tensor:  # (b, 3, s, s)
         "Views of some images, by two lists of b numbers (our choice)"
         cut = _cut_files if isinstance(self.images, PictureFiles) else _cut_images
-        crops = cut(self.images, rows, self.places[rows, views].tolist(), self.size)
-        return torch.stack(crops).to(self.device)
+        return torch.stack(cut(self.images, rows, self.places[rows, views].tolist(), self.size)).to(
+            self.device
+        )
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #84245ea1
 def _places(images, views, size, draw):
@@ -134,7 +135,8 @@ class TrainingCrops(CropSource):
         self.model, self.blocks, self.teacher = model, settings.blocks, teacher
         size = len(self.images) * settings.views * _state_bytes(model, settings.blocks)
         keep = self.recipe.crop_offset == "each" and size <= settings.cache_gib * 2**30
-        self.tokens, self.answers = _kept(self, settings.views) if keep else (None, None)
+        kept: Any = _kept(self, settings.views) if keep else (None, None)
+        self.tokens, self.answers = kept
 
     def lower(self, crops: Tensor) -> Tensor:  # (b, t, d)
         "Tokens of crops (b, 3, s, s) before the tuned blocks (our choice, exact)"

@@ -201,7 +201,7 @@ def plain_pretrain(
     check_tasks(tasks, settings, model.recipe)
     parameters, history = [p.requires_grad_(True) for p in train(model).values()], []
     rule = torch.optim.Adam if model.recipe.inner_optimizer == "adam" else torch.optim.SGD
-    optimizer, good = rule(parameters, settings.inner_lr), []  # `good`: the weights of the last sound loss
+    optimizer, good = rule(parameters, settings.inner_lr), list[Tensor]()  # `good`: of the last sound loss
     for step, loss in enumerate(_mixed_losses(model, tasks, settings, generator)):
         if not bool(loss.isfinite()):
             install_values(parameters, good or parameters)

@@ -6,7 +6,7 @@
 __all__ = ['AdamStep', 'MetaState', 'save_state', 'run_hash', 'load_state']
 
 # %% ../../../nbs/4_methods/grmp/06_meta_state.ipynb #d5be4670
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -80,7 +80,7 @@ def run_hash(
     tasks: Sequence[Task],  # of the run
     settings: MetaSettings,  # of the run
     recipe: Recipe,  # of the model
-    parameters: dict[str, Tensor],  # θ by name
+    parameters: Mapping[str, Tensor],  # θ by name
 ) -> str:  # 16 hexadecimal digits
     "What a saved state must agree with (our choice)"
     known = [(task.name, len(task.images), float(task.quality.sum())) for task in tasks]

@@ -25,7 +25,7 @@ from .prompts import TextPrompt, VisualPrompt, quality_words
 from .recipes import RECIPES, Recipe
 
 # %% ../../../nbs/4_methods/grmp/03_network.ipynb #7a12610f
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # released code, both stages
+_IMAGENET: Any = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # released code, both stages
 _SQUARES = {"meta": (256 / 224, "bilinear", True), "tune": (244 / 224, "bicubic", False)}  # B9, D12
 
 
