@@ -145,7 +145,7 @@ def find_captions(
     if choice.captioner == "embedded":
         return Finding("ok", "made by the embedded captioner on first use")
     dataset, path = getattr(choice, task), project_root() / choice.captioner.format(task=task)
-    write = f"write_captions(caption_requests(captioned_pictures('{task}', '{profile}'), '{task}'), …): nbs/3_captions/02_captioners, 03_caption_files"
+    write = f"write_captions(caption_requests(captioned_pictures('{task}', '{profile}'), '{task}'), …): nbs/3_captions/03_captioners, 04_files"
     if not path.is_file():
         return Finding("missing", f"no {path.name} in {path.parent}, for {dataset}", write)
     try:
