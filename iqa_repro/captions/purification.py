@@ -31,11 +31,11 @@ def ranks(
     groups: ArrayLike | None = None,  # (n,) the picture of each score, in any order; None: all of one
 ) -> np.ndarray:  # (n,) int, 1 = best of its group; of equal scores the earlier is better
     "Positions after sorting in descending order, stable (UniQA Eq. 3; ties: our choice)"
-    values, codes = _numbers(values, groups)
-    order = np.lexsort((-values, codes))  # stable: equal scores of a group stay in their order
+    scores, codes = _numbers(values, groups)
+    order = np.lexsort((-scores, codes))  # stable: equal scores of a group stay in their order
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))  # where the sorted groups begin
-    positions = np.empty(values.size, dtype=int)
-    positions[order] = np.arange(1, values.size + 1) - np.repeat(starts, np.diff(starts, append=values.size))
+    positions = np.empty(scores.size, dtype=int)
+    positions[order] = np.arange(1, scores.size + 1) - np.repeat(starts, np.diff(starts, append=scores.size))
     return positions
 
 # %% ../../nbs/3_captions/05_purification.ipynb #0c984980

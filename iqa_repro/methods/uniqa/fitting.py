@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -38,13 +38,14 @@ def fit_adapters(
     watches: Sequence[Callable[[UniQA], float]] | None = None,  # one a model, as for fit_adapter
 ) -> list[pd.DataFrame]:  # a history for each model, as from fit_adapter
     "Fit several adapters side by side, each as it would be alone (UniQA §4.1, §5.2; our choice: together)"
-    watched, validations = watches or [None for _ in models], held or [None for _ in models]
+    watched: Sequence[Any] = watches or [None for _ in models]
+    validations: Sequence[Any] = held or [None for _ in models]
     _check_alike(models, rows, generators, validations, watched)
     _check_fit(models, features, settings, validations, watched)
     device, used = models[0].tokens.device, torch.cat([*rows, *(held or [])]).unique()
     choose: list[Any] = [None for _ in models]
     if held is not None:
-        judged = labelled_features(judged, quality, device, used)[0]
+        judged = labelled_features(cast(Tensor, judged), quality, device, used)[0]
         choose = [(lambda row=row: judged[row], quality[row].to(device, torch.float32)) for row in held]
     features, quality = labelled_features(features, quality, device, used)
     training = _stacked(list(models), features, quality, torch.stack(list(rows)), settings, choose, watched)
@@ -170,10 +171,9 @@ def fit_unfrozen(
     check_select(model, validation, watch)
     model.clip = replace(model.clip, model=deepcopy(model.clip.model))
     model.model, labels = model.clip.model, train.quality.to(model.tokens.device)[None]
-    everything = lambda part: lambda: map_pictures(model, part.images, 32)
-    some = Labelled(train.images[:64], train.quality[:64])  # our choice: a curve needs no more
-    parts = [part and (everything(part), part.quality.to(labels.device)) for part in (some, validation)]
-    evaluate = lambda: [evaluation(model, *parts, watch)]
+    seen = _scored(model, Labelled(train.images[:64], train.quality[:64]))  # our choice: enough for a curve
+    held = _scored(model, validation)
+    evaluate = lambda: [evaluation(model, seen, held, watch)]
     training = Training([model], _groups(model, settings), _encoded(model, train, settings), labels, evaluate)
     return train_adapters(training, settings, [generator])[0]
 
@@ -186,6 +186,10 @@ def _groups(model, settings):
     if settings.backbone_lr > 0:
         groups.append({"params": [p.requires_grad_(True) for p in backbone], "lr": settings.backbone_lr})
     return groups
+
+
+def _scored(model, part):  # a function that scores its images, and their labels
+    return part and (lambda: map_pictures(model, part.images, 32), part.quality.to(model.tokens.device))
 
 
 def _encoded(model, train, settings):

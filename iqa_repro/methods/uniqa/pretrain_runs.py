@@ -153,7 +153,8 @@ class PretrainRun:
     ):
         positions, model = pictures.find(check_captions(captions)), clip.model
         _check_batch(PairOrder(positions, settings, 0).units, settings)
-        self.clip, self.settings, self.step, self.history = clip, settings, 0, []
+        self.clip, self.settings, self.step = clip, settings, 0
+        self.history: list[dict] = []
         self.order = PairOrder(positions, settings, shared_start(model, generator))
         texts = captions["caption"]
         self.data = _PairData(pictures, positions, texts.tolist(), clip, settings.view, self.order.seed)
@@ -169,9 +170,9 @@ class PretrainRun:
         "The steps that are left (our choice)"
         left = [self.order.batches(self.step) for _ in range(2)]
         own = ([(epoch, row) for row in _share(rows).tolist()] for epoch, rows in left[0])
-        options = {"num_workers": self.settings.workers, "collate_fn": self.data.collate}
-        loader = DataLoader(self.data, batch_sampler=own, generator=torch.Generator(), **options)
-        for (epoch, rows), (images, tokens) in zip(left[1], loader, strict=True):
+        for (epoch, rows), (images, tokens) in zip(
+            left[1], _loader(self.data, own, self.settings), strict=True
+        ):
             yield epoch, rows, images, tokens
 
     def alike(self, rows: np.ndarray) -> Tensor:  # (share, batch) bool
@@ -180,6 +181,11 @@ class PretrainRun:
         return torch.from_numpy(images | captions).to(self.parameters[0].device)
 
 # %% ../../../nbs/4_methods/uniqa/04_pretrain_runs.ipynb #61fe7a89
+def _loader(data, own, settings):
+    options = {"num_workers": settings.workers, "collate_fn": data.collate}
+    return DataLoader(data, batch_sampler=own, generator=torch.Generator(), **options)
+
+
 def _share(rows):  # this process's part of a batch
     rank, world = process_place()
     return rows.reshape(world, -1)[rank]

@@ -100,7 +100,7 @@ def make_optimizer(
 
 # %% ../../../nbs/4_methods/uniqa/03_pretrain_settings.ipynb #e81f9be4
 def half_weights(
-    model: nn.Module,  # open_clip's CLIP
+    model: Any,  # open_clip's CLIP
 ) -> list[nn.Parameter]:  # in the order of the modules
     "What OpenAI's half-precision models store in half precision (open_clip; P8)"
     kinds = nn.Conv2d, nn.Linear, nn.MultiheadAttention
