@@ -25,7 +25,7 @@ WHOLE = os.environ.get("IQA_REPRO_TRIAL") == "all"
 SOME = (
     "1_data/00_tables*",
     "4_methods/grmp/01_qgr*",
-    "4_methods/uniqa/01_adapter*",
+    "4_methods/uniqa/01_multi_cue*",
     "5_study/00_metrics*",
     "experiments/grmp_iqa/table1*",
     "experiments/uniqa/fig6*",
