@@ -67,7 +67,7 @@ class Card:
     file: str  # name without folders
     method: str  # "GRMP-IQA", "UniQA", …; "" where the file does not say
     demonstration: bool  # tiny or random weights, whose scores say nothing of a picture
-    backbone: dict = field(default_factory=dict)  # name, weights, sha256, whether they lie in the file
+    backbone: dict = field(default_factory=dict)  # name, weights, sha256, whether the file has them
     trained_on: dict = field(default_factory=dict)  # table, counts, sha256, score range and direction
     validation: dict = field(default_factory=dict)  # srcc and plcc with interval, how they were measured
     recipe: dict = field(default_factory=dict)  # every setting

@@ -38,7 +38,7 @@ _ARTEFACTS = Annotated[
     list[str] | None, typer.Argument(help="Artefacts such as uniqa/table1; all where none is given.")
 ]
 _OF_JOBS = "Jobs at a time [one a core, at most 4; one on a GPU]."
-_OF_GOING = "After a failure, go on with what does not read it."
+_OF_GOING = "After a failure, continue with what does not depend on it."
 _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Also files that were edited by hand.")]
 _SMOKE = Annotated[bool, typer.Option("--smoke", help="Smallest counts, into a folder of their own.")]
 _OF_FAN = "Every training of every split a job, for many machines."

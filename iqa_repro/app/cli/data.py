@@ -77,7 +77,7 @@ def get_set(
 def check_sets(
     root: Annotated[Path | None, typer.Argument(help=OF_ROOT)] = None,
 ) -> None:
-    "Which data sets lie in a folder, and whether they are whole. Status 1 if one is not."
+    "Which data sets a folder has, and whether they are complete. Status 1 if one is not."
     from iqa_repro.core.paths import data_root
     from iqa_repro.data.catalog import check_datasets
 
