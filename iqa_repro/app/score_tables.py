@@ -95,7 +95,7 @@ def _parquet_table(path, ours):
     try:
         check_rows_of_parquet(path)
         table = pd.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as a table of scores: {error}; name another file") from error
     if ours and tuple(table.columns) != COLUMNS:
         raise _foreign(path, list(table.columns)[:6])
@@ -119,7 +119,10 @@ def table_of(
 # %% ../../nbs/9_app/01_score_tables.ipynb #dfb7f108
 def _scores(path, column, most=np.inf):  # (n,) float, NaN where there is none
     given = column.notna() & ~column.astype(str).str.strip().isin(["", "nan", "None"])
-    scores = pd.to_numeric(column.where(given, None), errors="coerce").astype(float)
+    try:
+        scores = pd.to_numeric(column.where(given, None), errors="coerce").astype(float)
+    except OverflowError as error:
+        raise ValueError(f"{path} holds a score that is too large: {error}") from error
     odd = given & ~(np.isfinite(scores) & (scores.abs() <= most))
     if odd.any():
         row = int(odd.to_numpy().argmax())
@@ -168,7 +171,8 @@ def read_score_table(
         raise ValueError(f"{path} is no table of scores: it needs the columns path and score, it has {has}")
     scores = _scores(path, table["score"])
     given = scores.notna()
-    names = table[key].astype(str)[given].map(os.path.basename if by_name else os.path.normpath)
+    shorten = os.path.basename if by_name else os.path.normpath
+    names = table[key][given].map(lambda name: shorten(str(name)))
     if names.duplicated().any():
         folders = "two folders have files of that name: compare by path"
         hint = folders if by_name else "a picture has one score: drop a row"
