@@ -3,7 +3,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a checker is told; running, nothing is loaded before it is called
-    from .app.adaptation import adapt as adapt
+    from .app.adapt.run import adapt as adapt
     from .app.explaining import explain as explain
     from .app.scorer import load as load
     from .app.scorer import score as score
@@ -14,7 +14,7 @@ _PLACES = {
     "load": "app.scorer",
     "score": "app.scorer",
     "score_files": "app.scoring",
-    "adapt": "app.adaptation",
+    "adapt": "app.adapt.run",
     "explain": "app.explaining",
 }
 __all__ = ["__version__", *_PLACES]

@@ -13,11 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from iqa_repro.app.adapt_report import write_adapt_report
-from iqa_repro.app.adaptation import AdaptOptions, Measured, adapt, cross_validate, grmp_learner, read_labels
+from iqa_repro.app.adapt.folds import cross_validate
+from iqa_repro.app.adapt.labels import AdaptOptions, read_labels
+from iqa_repro.app.adapt.learners import grmp_learner
+from iqa_repro.app.adapt.report import write_adapt_report
+from iqa_repro.app.adapt.run import adapt
 from iqa_repro.app.cards import Card, card_of, card_text
 from iqa_repro.app.cli import make_app
 from iqa_repro.app.comparing import compare, read_score_table
+from iqa_repro.app.intervals import Measured
 from iqa_repro.app.scorer import load
 from iqa_repro.app.scoring import find_pictures, score_files
 from iqa_repro.clip.tiny import build_tiny, save_tiny

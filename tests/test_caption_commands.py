@@ -20,15 +20,15 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from iqa_repro.app.caption_commands import caption_pictures, purify_captions
 from iqa_repro.app.cli import ErrorsInOneLine
+from iqa_repro.app.cli.captions import caption_pictures, purify_captions
 from iqa_repro.captions.captioners import make_tiny_captioner
 from iqa_repro.captions.files import read_caption_table
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = """
 import typer
-from iqa_repro.app.caption_commands import caption_pictures, purify_captions
+from iqa_repro.app.cli.captions import caption_pictures, purify_captions
 from iqa_repro.app.cli import ErrorsInOneLine
 app = typer.Typer(cls=ErrorsInOneLine, add_completion=False, pretty_exceptions_enable=False)
 app.command("caption")(caption_pictures)

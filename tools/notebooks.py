@@ -34,6 +34,8 @@ FOLDERS = {  # below nbs/, in reading order: headline, and what it is about
     "7_papers": ("Papers", "the trials of every table and figure"),
     "8_batch": ("Batch", "everything with one command"),
     "9_app": ("Your pictures", "scoring and adapting"),
+    "9_app/adapt": ("Your labels", "adapting a method to them"),
+    "9_app/cli": ("Command line", "one notebook a command"),
     "experiments/grmp_iqa": ("GRMP-IQA, results", "one notebook a table or figure"),
     "experiments/uniqa": ("UniQA, results", "one notebook a table or figure"),
     "experiments/beyond": ("Beyond the papers", "questions of our own"),
