@@ -1,7 +1,7 @@
 """Small copies of the real data sets: the authors' folders, file names and label formats, pictures of 8×8 pixels.
 
 `write_miniature(name, root)` writes a few rows with invented scores; `full=True` every row that the authors published, with the
-real scores where label tables lie in `../shared/labels`, else with invented ones. Layouts and quirks are those of datasets.md §2;
+real scores where label tables lie in `../shared/labels`, else with invented ones. Layouts and quirks are those of docs/datasets.md §2;
 `mirror=True` is the layout of the common mirror where it differs. No picture of the originals is used.
 """
 

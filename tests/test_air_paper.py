@@ -6,7 +6,7 @@ import pytest
 from iqa_repro.captions.purification import air_ranks, informativeness, ranks
 from iqa_repro.study.printed import printed_comments
 
-# peers.md §5, AIR (Fig. 14): AR ranks of the comments in IR order, and AR + IR in the printed order
+# DIFFERENCES.md G, AIR (Fig. 14): AR ranks of the comments in IR order, and AR + IR in the printed order
 EXAMPLES = {
     1: ([1, 2, 6, 5, 3, 4, 9, 7, 8], [2, 4, 8, 9, 9, 10, 15, 16, 17]),
     2: ([8, 3, 1, 7, 4, 5, 2, 6, 10, 9], [4, 5, 9, 9, 9, 11, 11, 14, 19, 19]),

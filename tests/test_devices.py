@@ -59,7 +59,7 @@ def test_the_stages_change_the_scores_and_repeat():
 
 
 def test_half_precision_stays_near():
-    "The released code's autocast (peers.md D14) moves scores a little, and gives no NaN"
+    "The released code's autocast (DIFFERENCES.md D14) moves scores a little, and gives no NaN"
     full, half = results("cpu"), results("cpu", "paper+select=last+precision=autocast")
     assert_close(half["tuned"], full["tuned"], rtol=0, atol=0.05)
     assert not torch.equal(half["tuned"], full["tuned"])

@@ -1,4 +1,4 @@
-"""Peculiarities of the data sets that their readers' notebooks name and do not show themselves (datasets.md §2)."""
+"""Peculiarities of the data sets that their readers' notebooks name and do not show themselves (docs/datasets.md §2)."""
 
 import io
 import warnings

@@ -1,4 +1,4 @@
-"""Every published data set in its authors' layout: as many rows as they published, their ranges and splits (datasets.md §1).
+"""Every published data set in its authors' layout: as many rows as they published, their ranges and splits (docs/datasets.md §1).
 
 The miniatures have all rows of the originals and tiny pictures (`miniatures.py`). Where label tables lie in `../shared/labels` they have the
 real scores and names too, and then the published digest must come out; invented scores must be noticed as such, and nothing else said.

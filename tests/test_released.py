@@ -208,7 +208,7 @@ def test_only_what_the_layout_can_hold_is_written(clip):
     not os.environ.get("IQA_REPRO_SLOW"), reason="4 GiB and up to 30 s; set IQA_REPRO_SLOW=1 to run it"
 )
 def test_the_real_size(tmp_path, monkeypatch):
-    "ViT-B/16: numbers of tensors and elements as counted in the authors' files (peers.md §5)"
+    "ViT-B/16: numbers of tensors and elements as counted in the authors' files (DIFFERENCES.md G)"
     clip = load_clip("ViT-B-16-quickgelu", "random")
     model = build_model(clip, RECIPES["released"])
     tuned, meta = to_released(model), to_released(model, meta=True)

@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 def find_weights(
     profile: Profile,  # what is asked about
 ) -> Finding:
-    "Where the profile's CLIP comes from, and whether it is the right file (peers.md §5)"
+    "Where the profile's CLIP comes from, and whether it is the right file (DIFFERENCES.md G)"
     name, given = profile.clip.name, profile.clip.pretrained
     if given == "random":
         return Finding(
@@ -146,7 +146,7 @@ def find_captions(
     if choice.captioner == "embedded":
         return Finding("ok", "made by the embedded captioner on first use")
     dataset, path = getattr(choice, task), project_root() / choice.captioner.format(task=task)
-    write = f"write_captions(caption_requests(captioned_pictures('{task}', load_profile('{profile}')), '{task}'), …): nbs/3_captions/02_captioners, 03_caption_files"
+    write = f"write_captions(caption_requests(captioned_pictures('{task}', load_profile('{profile}')), '{task}'), …): nbs/3_captions/03_captioners, 04_files"
     if not path.is_file():
         return Finding("missing", f"no {path.name} in {path.parent}, for {dataset}", write)
     try:

@@ -59,7 +59,7 @@ def merge_work(
 # %% ../../nbs/8_batch/00_workload.ipynb #7459e7dd
 MEGAPIXELS = {  # of a picture, roughly; other sets are taken for 0.79 like KonIQ-10k (1024×768)
     "livec": 0.25,  # 500×500
-    "pipal": 0.08,  # 288×288 (datasets.md §2)
+    "pipal": 0.08,  # 288×288 (docs/datasets.md §2)
     "kadid10k": 0.20,  # 512×384
     "tid2013": 0.20,  # 512×384
     "csiq": 0.26,  # 512×512
@@ -71,7 +71,7 @@ def picture_count(
     dataset: str,  # a key of DATASETS, or "ava_captions", whose pictures are AVA's
     profile: Profile,  # whose [data] says where from
 ) -> int:  # pictures of the set or of its stand-in
-    "How many images a set has under a profile (datasets.md §1)"
+    "How many images a set has under a profile (docs/datasets.md §1)"
     name = "ava" if dataset == "ava_captions" else dataset
     if name not in DATASETS:
         raise ValueError(f"unknown data set {dataset!r}; there are {sorted(DATASETS)}")
@@ -112,7 +112,7 @@ def parameter_count(
     return image + (text["vocab_size"] + text["context_length"] + 2) * t + blocks(t, text["layers"]) + 1
 
 # %% ../../nbs/8_batch/00_workload.ipynb #9289047d
-TASKS = {"tid2013": 24, "kadid10k": 25}  # distortion types (datasets.md §1)
+TASKS = {"tid2013": 24, "kadid10k": 25}  # distortion types (docs/datasets.md §1)
 
 
 def meta_work(
@@ -218,7 +218,7 @@ def _baseline_work(trial, settings):
     return works + [Work("coop", profile.coop.epochs * math.ceil(train / 32), key)] * (trial.method == "CoOp")
 
 # %% ../../nbs/8_batch/00_workload.ipynb #804ceb57
-COMMENTS = 5  # a picture in AVA-Captions, about (datasets.md §2.17)
+COMMENTS = 5  # a picture in AVA-Captions, about (docs/datasets.md §2.17)
 
 
 def comment_work(

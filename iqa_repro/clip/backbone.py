@@ -21,7 +21,7 @@ def load_clip(
     device: str = "cpu",  # torch device
     quick_gelu: bool = True,  # for files: False if the weights were trained with the exact GELU; a tag knows
 ) -> Backbone:  # in evaluation mode, no parameter requires a gradient
-    "Load a frozen backbone and refuse combinations that would silently score wrongly (peers.md §5)"
+    "Load a frozen backbone and refuse combinations that would silently score wrongly (DIFFERENCES.md G)"
     if name == "tiny":
         return load_tiny(pretrained, device)
     return load_open_clip(name, pretrained, device, quick_gelu)

@@ -25,7 +25,7 @@ def require_quickgelu(
     model: nn.Module,  # open_clip CLIP
     name: str,  # the architecture that was asked for, for the message
 ) -> None:
-    "Refuse a model that would score wrongly with OpenAI's weights (peers.md §5, open_clip issue 771)"
+    "Refuse a model that would score wrongly with OpenAI's weights (DIFFERENCES.md G, open_clip issue 771)"
     from open_clip.transformer import QuickGELU  # takes seconds to import: only where a model is built
 
     if not any(isinstance(module, QuickGELU) for module in model.modules()):
@@ -35,7 +35,7 @@ def require_quickgelu(
         )
 
 # %% ../../nbs/2_clip/06_loading.ipynb #ae30224c
-OPENAI_SHA256 = {  # of the archives at OpenAI, whose address holds them (peers.md §5)
+OPENAI_SHA256 = {  # of the archives at OpenAI, whose address holds them (DIFFERENCES.md G)
     "ViT-B-16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
     "ViT-B-32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
 }
@@ -98,7 +98,7 @@ def weights_file(
     pretrained: str,  # an open_clip tag, or a file
     fetch: bool = True,  # whether to download what is not in the cache
 ) -> Path | None:  # None: a tag that open_clip loads and checks itself, or not there and not to be fetched
-    "The file of the weights, its hash checked (peers.md §5)"
+    "The file of the weights, its hash checked (DIFFERENCES.md G)"
     import open_clip
 
     facts = open_clip.get_pretrained_cfg(name, pretrained)
@@ -170,7 +170,7 @@ def load_open_clip(
     device: str = "cpu",  # torch device
     quick_gelu: bool = True,  # for files: False if the weights were trained with the exact GELU; a tag knows
 ) -> Backbone:  # in evaluation mode, no parameter requires a gradient
-    "Load a frozen open_clip model and refuse combinations that would silently score wrongly (peers.md §5)"
+    "Load a frozen open_clip model and refuse combinations that would silently score wrongly (DIFFERENCES.md G)"
     import open_clip
 
     _check_architecture(name)

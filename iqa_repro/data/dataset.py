@@ -47,13 +47,13 @@ def mirrored(
     sha256: str,  # 64 hexadecimal digits
     *labels: str,  # addresses of label files that the archive may lack
 ) -> tuple[Archive, ...]:  # the archive, then the label files
-    "An archive of the mirror (datasets.md §2: the collection that pyiqa's documentation links)"
+    "An archive of the mirror (docs/datasets.md §2: the collection that pyiqa's documentation links)"
     return (Archive(_MIRROR + file, size, f"sha256:{sha256}"), *(Archive(url, extra=True) for url in labels))
 
 # %% ../../nbs/1_data/05_dataset.ipynb #f35a2617
 @dataclass(frozen=True)
 class StandIn:
-    "How one embedded data set is made (our choice, after datasets.md)"
+    "How one embedded data set is made (our choice, after docs/datasets.md)"
 
     original: str  # data set that it replaces
     kind: str  # "synthetic": one distortion a picture; "authentic": several, continuous strengths, no reference;
@@ -82,7 +82,7 @@ class StandIn:
 # %% ../../nbs/1_data/05_dataset.ipynb #833a174d
 @dataclass(frozen=True)
 class ScoreList:
-    "What pyiqa's list of a set holds, where it differs from the authors' labels (datasets.md §0)"
+    "What pyiqa's list of a set holds, where it differs from the authors' labels (docs/datasets.md §0)"
 
     score_set: str = "mos"  # which scores
     pattern: str = ""  # named parts of a picture's name: distortion, level
@@ -92,7 +92,7 @@ class ScoreList:
 # %% ../../nbs/1_data/05_dataset.ipynb #c6c1b466
 @dataclass(frozen=True)
 class DatasetFacts:
-    "Published facts of a data set (datasets.md §1)"
+    "Published facts of a data set (docs/datasets.md §1)"
 
     name: str  # as for load_dataset; the name of its module
     title: str  # as the papers write it
@@ -155,6 +155,6 @@ def find_sets() -> dict[str, DataSet]:  # name -> data set
 # %% ../../nbs/1_data/05_dataset.ipynb #d39fbd3f
 @cache
 def published_scores() -> dict[tuple[str, str], tuple[int, str]]:  # (title, score set) -> rows, digest
-    "Digests of published scores, from copies of the tables that agree with each other (datasets.md §0)"
+    "Digests of published scores, from copies of the tables that agree with each other (docs/datasets.md §0)"
     own = [found for found in find_sets().values() if not found.folder]
     return {(found.title, key): digest for found in own for key, digest in found.digests.items()}

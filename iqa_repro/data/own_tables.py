@@ -61,7 +61,7 @@ def read_meta_csv(
     part: str | None = None,  # "train", "validation" or "test" of its official split alone; None: all rows
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos, quality; reference, distortion, level, std, split where known
-    "A data set with pyiqa's list in place of the authors' labels (datasets.md §0)"
+    "A data set with pyiqa's list in place of the authors' labels (docs/datasets.md §0)"
     found, known = (
         find_sets().get(name),
         [key for key, one in find_sets().items() if one.listed and not one.folder],

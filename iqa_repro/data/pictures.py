@@ -126,8 +126,8 @@ READING: dict[
     "SPAQ": {
         "short_side": 512,
         "truncated": True,
-    },  # authors' code; some copies hold truncated files (datasets.md §2.8)
-    "AVA": {"truncated": True},  # datasets.md §2.15
+    },  # authors' code; some copies hold truncated files (docs/datasets.md §2.8)
+    "AVA": {"truncated": True},  # docs/datasets.md §2.15
 }
 
 

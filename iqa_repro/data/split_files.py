@@ -89,7 +89,7 @@ def read_liqe_split(
     folder: str | Path,  # …/splits2/<k>, with <name>_train…txt, <name>_val…txt and <name>_test…txt
     table: pd.DataFrame,  # picture table of the same data set
 ) -> dict[str, pd.DataFrame]:  # part -> its rows
-    "One of LIQE's splits (Zhang et al. 2023; datasets.md §3)"
+    "One of LIQE's splits (Zhang et al. 2023; docs/datasets.md §3)"
     folder, places = Path(folder), {}
     for word, part in (("train", "train"), ("val", "validation"), ("test", "test")):
         files = sorted(folder.glob(f"*_{word}.txt")) or sorted(folder.glob(f"*_{word}_clip.txt"))
@@ -108,7 +108,7 @@ def read_liqe_scenes(
     path: str | Path,  # …/splits2/<name>_all_clip.txt; there is one for LIVE, CSIQ, LIVEC and KonIQ-10k
     table: pd.DataFrame,  # picture table of the same data set
 ) -> pd.Series:  # scene of each row, the first of up to three; missing where the file has none
-    "Scenes that LIQE's authors added (Zhang et al. 2023; datasets.md §3)"
+    "Scenes that LIQE's authors added (Zhang et al. 2023; docs/datasets.md §3)"
     path, scenes = Path(path), {}
     if not path.is_file():
         message = f"no scenes at {path}; they are in LIQE's repository, IQA_Database/<set>/splits2/<name>_all_clip.txt"
@@ -139,7 +139,7 @@ def read_pyiqa_split(
     column: str,  # such as "ratio802_seed123_split_01" or "official_split"
     table: pd.DataFrame,  # picture table of the same data set
 ) -> dict[str, pd.DataFrame]:  # part -> its rows
-    "One split of a pyiqa meta file; AVA's has the numbers 0, 1, 2 (datasets.md §0)"
+    "One split of a pyiqa meta file; AVA's has the numbers 0, 1, 2 (docs/datasets.md §0)"
     frame = read_csv(path, str, "list of pyiqa", f"dist_name,{column}")
     if column not in frame:
         raise ValueError(

@@ -32,7 +32,7 @@ def correlations(
     prediction: torch.Tensor,  # (n,) scores
     table: pd.DataFrame,  # picture table in the same order
 ) -> dict[str, float]:  # metric -> value
-    "PLCC (raw) and SRCC with the labels (GRMP-IQA §4.1; raw as in the released code, peers.md D18)"
+    "PLCC (raw) and SRCC with the labels (GRMP-IQA §4.1; raw as in the released code, DIFFERENCES.md D18)"
     quality = quality_of(table)
     return {"plcc": plcc(prediction, quality), "srcc": srcc(prediction, quality)}
 

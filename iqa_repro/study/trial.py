@@ -96,7 +96,7 @@ def trial_parts(
     rules: Rules,  # whose split, shots and labels are followed
     settings: Settings,  # of the run
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame]:  # training, held-out (None: all train), test
-    "Who learns, who chooses and who judges in one split (GRMP-IQA §4.2; UniQA §5.2; peers.md D10, D15, D16, D20)"
+    "Who learns, who chooses and who judges in one split (GRMP-IQA §4.2; UniQA §5.2; DIFFERENCES.md D10, D15, D16, D20)"
     table, protocol = table_of(trial.dataset, settings.profile), settings.profile.protocol
     seed, few, own = trial.seed + trial.split, isinstance(trial.shots, int), None
     if trial.shots is None:

@@ -35,7 +35,9 @@ from ...methods.grmp.released import load_released
 from ...methods.uniqa.adapter import build_uniqa, save_uniqa
 from ...methods.uniqa.fitting import AdapterSettings, fit_adapter
 from ...methods.uniqa.released_weights import load_uniqa_weights
-from ...study.protocols import meta_model, meta_settings, score_table
+from ...clip.inputs import load_settings
+from ...methods.grmp.pretraining import meta_model, meta_settings
+from ...methods.registry import score_images
 
 # %% ../../../nbs/9_app/adapt/01_learners.ipynb #1f23b517
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ def write_start_prompts(
     seed: int = 2024,  # of the run
 ) -> None:
     "Meta-learn the prompts that ship, and write them with a card (GRMP-IQA §3.3; the reproduction's own start)"
-    model = meta_model("GRMP-IQA", "embedded", seed)
+    model = meta_model("GRMP-IQA", load_settings(), seed)
     sets, labels = "embedded stand-ins of TID2013 and KADID-10k", "modelled ratings, scaled to 0 … 1"
-    settings = asdict(meta_settings(load_profile("embedded"), "GRMP-IQA"))
+    settings = asdict(meta_settings(load_settings(), "GRMP-IQA"))
     card = {
         "trained_on": {"table": sets, "labels": labels},
         "recipe": {"stage": "meta-learning", **settings},
@@ -157,7 +159,7 @@ def grmp_learner(
 
     drawn = "prompts as they are drawn, not meta-learned"
     start = f"meta-learned prompts of {weights.name}" if weights is not None else drawn
-    score = lambda model, rows: score_table(model, PictureFiles(rows["image"]), 32).numpy()
+    score = lambda model, rows: score_images(model, PictureFiles(rows["image"]), 32).numpy()
     save = lambda model, path, card: save_model(model, path, backbone=True, card=card)
     return Learner("GRMP-IQA", clip, settings, start, _file_facts(weights), make, fit, score, save)
 

@@ -37,7 +37,7 @@ def read_aadb(
     size: str = "datasetImages_originalSize",  # or "datasetImages_warp256", where both are there
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, also with split and, where their lists are there, attributes
-    "Aesthetics and Attributes Database (Kong et al. 2016; datasets.md §2.16)"
+    "Aesthetics and Attributes Database (Kong et al. 2016; docs/datasets.md §2.16)"
     folder = DataFolder(root)
     files = {
         split: folder.label_file(f"imgList{word}Regression_score.txt") for split, word in AADB_LISTS.items()

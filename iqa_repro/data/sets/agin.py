@@ -24,7 +24,7 @@ def read_agin(
     high: float | None = None,
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos (naturalness), mos_naturalness, mos_technical, mos_rationality
-    "AGIN (Chen et al. 2023; datasets.md §2.14)"
+    "AGIN (Chen et al. 2023; docs/datasets.md §2.14)"
     folder, wanted = DataFolder(root), ["filename", *_SCORES]
     tables = (folder.root / name for name in folder if name.lower().endswith(".csv"))
     labels = next((path for path in tables if set(wanted) <= _header(path)), None)

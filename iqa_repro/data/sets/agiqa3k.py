@@ -18,7 +18,7 @@ def read_agiqa3k(
     root: str | Path,  # folder with data.csv and the pictures
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, also with std, mos_alignment, std_alignment, generator, setting, prompt
-    "AGIQA-3K (Li et al. 2023; datasets.md §2.11)"
+    "AGIQA-3K (Li et al. 2023; docs/datasets.md §2.11)"
     folder, wanted = DataFolder(root), ["name", "prompt", "mos_quality", "mos_align"]
     labels = folder.label_file("data.csv")
     frame = pd.read_csv(labels, dtype={"name": str})

@@ -20,7 +20,7 @@ def read_aigiqa20k(
     root: str | Path,  # folder with train, val, test and their info_*.xlsx or info_*.csv
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos, quality, split, generator, prompt
-    "AIGIQA-20K (Li et al. 2024; datasets.md §2.12)"
+    "AIGIQA-20K (Li et al. 2024; docs/datasets.md §2.12)"
     folder, parts, files = DataFolder(root), [], []
     for place, split in (("train", "train"), ("val", "validation"), ("test", "test")):
         found = folder.find(f"info_{place}.xlsx") or folder.find(f"info_{place}.csv")

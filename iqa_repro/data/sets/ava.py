@@ -23,7 +23,7 @@ def read_ava(
     root: str | Path,  # folder with AVA.txt, aesthetics_image_lists and the pictures
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, mos: the mean vote; also std of the votes, n1 … n10, split where listed
-    "Aesthetic Visual Analysis (Murray et al. 2012; datasets.md §2.15)"
+    "Aesthetic Visual Analysis (Murray et al. 2012; docs/datasets.md §2.15)"
     folder = DataFolder(root)
     labels = folder.label_file("AVA.txt")
     frame = pd.read_csv(labels, sep=r"\s+", header=None, dtype=np.int32)
@@ -77,7 +77,7 @@ def ava_list(
     table: pd.DataFrame,  # AVA's picture table
     path: str | Path,  # one of aesthetics_image_lists/*.jpgl: ids, one a line
 ) -> pd.DataFrame:  # its rows in the table's order; ids without votes have none
-    "The pictures of one of AVA's lists (datasets.md §2.15)"
+    "The pictures of one of AVA's lists (docs/datasets.md §2.15)"
     ids = set(Path(path).read_text(encoding="utf-8").split())
     if strange := sorted(name for name in ids if not name.isdigit())[:3]:
         raise ValueError(f"{path} should hold one id a line, such as 953619, found {strange}")

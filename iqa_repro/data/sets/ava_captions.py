@@ -20,7 +20,7 @@ from . import ava
 def read_ava_captions(
     path: str | Path,  # CLEAN_AVA_FULL_AFTER_SUBJECTIVE_CLEANING.json, or the raw AVA_Comments_Full.txt
 ) -> pd.DataFrame:  # image (name), caption, split where the file has it; one row a comment
-    "AVA-Captions (Ghosal et al. 2019; datasets.md §2.17)"
+    "AVA-Captions (Ghosal et al. 2019; docs/datasets.md §2.17)"
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -43,7 +43,7 @@ def read_captioned_ava(
     root: str | Path,  # folder of AVA, with a file of comments in it
     strict: bool = True,  # as for read_ava
 ) -> pd.DataFrame:  # AVA's picture table of the pictures with comments; captions: a list for each
-    "AVA with the comments of AVA-Captions (UniQA §5.1; datasets.md §2.17)"
+    "AVA with the comments of AVA-Captions (UniQA §5.1; docs/datasets.md §2.17)"
     table, folder = ava.read_ava(root, strict), DataFolder(root)
     file = folder.label_file(*_FILES, what="file of comments (AVA-Captions)")
     said = read_ava_captions(file).groupby("image")["caption"].agg(list)

@@ -26,7 +26,7 @@ def read_csiq(
     root: str | Path,  # folder with src_imgs, dst_imgs and the labels
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, mos is a DMOS; also with reference, distortion, level, std from the sheet
-    "Categorical Subjective Image Quality database (Larson & Chandler 2010; datasets.md §2.2)"
+    "Categorical Subjective Image Quality database (Larson & Chandler 2010; docs/datasets.md §2.2)"
     folder = DataFolder(root)
     labels = folder.label_file("csiq.DMOS.xlsx", "csiq.beta.xlsx", "csiq_label.txt")
     table = _csiq_sheet(labels) if labels.suffix.lower() == ".xlsx" else _csiq_list(labels)

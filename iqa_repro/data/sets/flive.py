@@ -19,7 +19,7 @@ def read_flive(
     patches: bool = False,  # whether the rated patches are rows as well
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, also with split where the lists are there, and patch (0 … 3) if asked for
-    "FLIVE's pictures, with or without patches (Ying et al. 2020; datasets.md §2.9)"
+    "FLIVE's pictures, with or without patches (Ying et al. 2020; docs/datasets.md §2.9)"
     folder = DataFolder(root)
     labels = [folder.label_file("labels_image.csv")]
     table = _flive_split(folder, _flive_scores(labels[0]))
@@ -95,7 +95,7 @@ SET = DataSet(
 def read_flive_boxes(
     path: str | Path,  # labels640.csv, or labels=640_padded.csv
 ) -> pd.DataFrame:  # image (name), patch (1 … 3), mos, top, left, height, width in pixels of the picture
-    "Where FLIVE's patches lie: rows top … top + height, columns left … left + width (datasets.md §2.9)"
+    "Where FLIVE's patches lie: rows top … top + height, columns left … left + width (docs/datasets.md §2.9)"
     frame, columns = pd.read_csv(path), ["mos", "top", "left", "height", "width"]
     wanted = ["name_image", *(f"{name}_patch_{k}" for k in (1, 2, 3) for name in columns)]
     if missing := [name for name in wanted if name not in frame]:

@@ -14,7 +14,7 @@ from ..dataset import Archive, DataSet, ScoreList, StandIn, mirrored
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/03_kadid10k.ipynb #a1094303
-NO_SEVERITY = ("18", "25")  # types whose mean score does not fall with the level (datasets.md §2.4)
+NO_SEVERITY = ("18", "25")  # types whose mean score does not fall with the level (docs/datasets.md §2.4)
 KADID_COPIES = (("01", 1), ("03", 1), ("08", 1), ("18", 3))  # type and level with the reference's own pixels
 
 
@@ -22,7 +22,7 @@ def read_kadid10k(
     root: str | Path,  # folder with images and dmos.csv
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, also with reference, distortion ("01" … "25"), level, std, copy
-    "KADID-10k (Lin et al. 2019; datasets.md §2.4)"
+    "KADID-10k (Lin et al. 2019; docs/datasets.md §2.4)"
     folder, wanted = DataFolder(root), ["dist_img", "ref_img", "dmos", "var"]
     labels = folder.label_file("dmos.csv")
     frame = pd.read_csv(labels, dtype=str)

@@ -28,7 +28,7 @@ def read_koniq10k(
     size: str = "1024x768",  # or "512x384": which pictures, where both are there
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos, quality, std (of votes 1 to 5), split where the file has it
-    "KonIQ-10k (Hosu et al. 2020; datasets.md §2.6)"
+    "KonIQ-10k (Hosu et al. 2020; docs/datasets.md §2.6)"
     folder, wanted = DataFolder(root), scores or "mos, 1 to 5"
     if wanted not in {kind for kind, *_ in _FILES.values()}:
         raise ValueError(f"KonIQ-10k has the scores 'mos, 1 to 5' and 'mos, 0 to 100', got {scores!r}")

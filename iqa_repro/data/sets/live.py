@@ -26,7 +26,7 @@ def read_live(
     scores: str = "realigned",  # "realigned" (dmos_new) or "original" (dmos)
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, also with reference, distortion, std (if realigned), parameter
-    "LIVE Image Quality Assessment Database, release 2 (Sheikh et al. 2006; datasets.md §2.1)"
+    "LIVE Image Quality Assessment Database, release 2 (Sheikh et al. 2006; docs/datasets.md §2.1)"
     if scores not in _FILES:
         raise ValueError(f"LIVE has the score sets {list(_FILES)}, got {scores!r}")
     folder, (file, column) = DataFolder(root), _FILES[scores]

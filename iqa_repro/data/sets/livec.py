@@ -19,7 +19,7 @@ def read_livec(
     root: str | Path,  # folder of ChallengeDB_release (LIVEC in the common mirror), or one above it
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos, quality, std
-    "LIVE In the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016; datasets.md §2.5)"
+    "LIVE In the Wild Image Quality Challenge (Ghadiyaram & Bovik 2016; docs/datasets.md §2.5)"
     folder = DataFolder(root)
     labels = folder.label_file("AllMOS_release.mat")
     read = lambda name: scipy.io.loadmat(folder.label_file(f"{name}.mat"))[name].ravel()

@@ -43,7 +43,7 @@ def read_pipal(
     part: str = "train",  # or "validation", for those who have its list of scores
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos (Elo), quality, reference, distortion ("00" … "06")
-    "PIPAL's training or validation part (Gu et al. 2020; datasets.md §2.10)"
+    "PIPAL's training or validation part (Gu et al. 2020; docs/datasets.md §2.10)"
     if part not in _PARTS:
         raise ValueError(f"PIPAL's scores are public for {list(_PARTS)}, got {part!r}")
     folder, (pattern, places, score_set, published, wanted) = DataFolder(root), _PARTS[part]

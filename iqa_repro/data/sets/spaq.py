@@ -24,7 +24,7 @@ def read_spaq(
     root: str | Path,  # folder with TestImage and Annotations
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table, also with five attributes, scene (largest share), "share …" and "exif …"
-    "Smartphone Photography Attribute and Quality (Fang et al. 2020; datasets.md §2.8)"
+    "Smartphone Photography Attribute and Quality (Fang et al. 2020; docs/datasets.md §2.8)"
     folder = DataFolder(root)
     labels = folder.label_file("MOS and Image attribute scores.xlsx")
     frame = pd.read_excel(labels, dtype={"Image name": str})

@@ -15,14 +15,18 @@ from ..dataset import Archive, DataSet, ScoreList, StandIn, mirrored
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/02_tid2013.ipynb #0838fd24
-NO_SEVERITY = ("14", "15", "17")  # types whose mean score does not fall with the level (datasets.md §2.3)
+NO_SEVERITY = (
+    "14",
+    "15",
+    "17",
+)  # types whose mean score does not fall with the level (docs/datasets.md §2.3)
 
 
 def read_tid2013(
     root: str | Path,  # folder with distorted_images, reference_images and mos_with_names.txt
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos, quality, reference, distortion ("01" … "24"), level, std
-    "Tampere Image Database 2013 (Ponomarenko et al. 2015; datasets.md §2.3)"
+    "Tampere Image Database 2013 (Ponomarenko et al. 2015; docs/datasets.md §2.3)"
     folder = DataFolder(root)
     labels = folder.label_file("mos_with_names.txt")
     table = pd.read_csv(labels, sep=r"\s+", header=None, names=["mos", "image"], dtype={"image": str})

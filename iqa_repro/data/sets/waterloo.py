@@ -19,7 +19,7 @@ from ..folders import DataFolder, attach_pictures
 def read_waterloo(
     root: str | Path,  # folder with pristine_images and distorted_images
 ) -> pd.DataFrame:  # image, reference, distortion (folder), level; no mos: not a picture table
-    "Waterloo Exploration Database (Ma et al. 2017; datasets.md §2.18)"
+    "Waterloo Exploration Database (Ma et al. 2017; docs/datasets.md §2.18)"
     folder, columns = DataFolder(root), ["image", "reference", "distortion", "level"]
     pristine = [name for name in folder if re.search(r"(^|/)pristine_images/\d+\.bmp$", name, re.I)]
     found = [re.search(r"(?:^|/)([^/]+)/(\d+)_(\d)\.bmp$", name, re.I) for name in folder]

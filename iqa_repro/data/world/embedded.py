@@ -40,7 +40,7 @@ from ..tables import TableFacts, read_table
 STAND_INS = {name: found.stand_in for name, found in find_sets().items() if found.stand_in is not None}
 
 # %% ../../../nbs/1_data/world/07_embedded.ipynb #bc511e0e
-BEST = 4.6  # mean rating of KADID-10k's pictures that equal their reference (datasets.md §2.4)
+BEST = 4.6  # mean rating of KADID-10k's pictures that equal their reference (docs/datasets.md §2.4)
 CONTENT, NOISE = 0.12, 0.10  # standard deviations in rating points; our choice
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ...core.seeds import numpy_generator
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #f8ab1bf3
-SCENES = (  # the nine scene words (GRMP-IQA §3.4), spelled as in the released code (peers.md D6)
+SCENES = (  # the nine scene words (GRMP-IQA §3.4), spelled as in the released code (DIFFERENCES.md D6)
     "animal",
     "cityscape",
     "human",

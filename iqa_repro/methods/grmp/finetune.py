@@ -28,7 +28,7 @@ from .recipes import FinetuneSettings, Recipe, recipe_settings  # noqa: F401
 def scene_prompts(
     recipe: Recipe,  # whose `scene_word` is followed
 ) -> list[str]:  # nine sentences
-    "The hard prompts of the semantic direction (GRMP-IQA §3.4; peers.md D6)"
+    "The hard prompts of the semantic direction (GRMP-IQA §3.4; DIFFERENCES.md D6)"
     words = {scene: scene.replace("_", "-") for scene in SCENES} | {"still_life": recipe.scene_word}
     return [f"a photo of a {words[scene]}" for scene in SCENES]
 

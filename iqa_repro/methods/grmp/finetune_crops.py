@@ -22,7 +22,7 @@ from .recipes import FinetuneSettings
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #9e73b341
 class CropSource:
-    "Training images and labels as the recipe crops them (peers.md D11–D13)"
+    "Training images and labels as the recipe crops them (DIFFERENCES.md D11–D13)"
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class CropSource:
         self.places = _places(self.images, views, self.size, self.draw(0))  # (n, views, 3)
 
     def draw(self, step: int) -> torch.Generator:
-        "The generator that a step draws from (peers.md D13)"
+        "The generator that a step draws from (DIFFERENCES.md D13)"
         return self.generator if self.recipe.stream == "run" else torch.Generator().manual_seed(step)
 
     def cut(self, rows: Tensor, views: Tensor) -> Tensor:  # (b, 3, s, s)
@@ -79,7 +79,7 @@ def shared_crops(
     rows: Tensor,  # (b,) numbers of images
     step: int | None,  # number of the training step; None: a look, which must not move the stream
 ) -> Tensor:  # (b, 3, s, s)
-    "Crops with one offset for all, mirrored when it lies in the left half (peers.md D12)"
+    "Crops with one offset for all, mirrored when it lies in the left half (DIFFERENCES.md D12)"
     images = source.images[rows]
     if isinstance(images, PictureFiles):
         images = _alike(fit_crop(image, source.size) for image in images)

@@ -44,7 +44,7 @@ class AdamStep:
         return [value.clone() for value in self.values]
 
     def forget(self) -> None:
-        "Reset the moments (peers.md B2)"
+        "Reset the moments (DIFFERENCES.md B2)"
         self.optimizer.state.clear()
 
 # %% ../../../nbs/4_methods/grmp/06_meta_state.ipynb #4dbe1ae5

@@ -58,7 +58,7 @@ def half_steps(
 ) -> list[
     tuple[Tensor | PictureFiles, Tensor]
 ]:  # (images, labels) of each half-step; support and query in turn
-    "The batches of one visit to a task (GRMP-IQA §3.3; peers.md B6, B7)"
+    "The batches of one visit to a task (GRMP-IQA §3.3; DIFFERENCES.md B6, B7)"
     _check_size(task, settings, recipe)
     order = torch.randperm(len(task.images), generator=generator)
     sizes, fixed = (settings.support, settings.query), recipe.task_split == "sizes"
@@ -104,7 +104,7 @@ def task_groups(
     recipe: Recipe,  # whose `outer_tasks` is followed
     generator: torch.Generator,  # of the order
 ) -> list[list[Task]]:  # the tasks of each outer step
-    "The tasks of one epoch, in groups (GRMP-IQA §3.3; peers.md B4)"
+    "The tasks of one epoch, in groups (GRMP-IQA §3.3; DIFFERENCES.md B4)"
     if recipe.outer_tasks == "dataset":
         return [list(group) for _, group in itertools.groupby(tasks, lambda task: task.source)]
     order = torch.randperm(len(tasks), generator=generator)

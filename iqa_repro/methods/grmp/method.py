@@ -78,7 +78,7 @@ def tune(
             seen.append(values["srcc"])
             return (
                 sum(values.values()) if recipe.select == "test" else values["srcc"]
-            )  # leaky: PLCC + SRCC (peers.md D10)
+            )  # leaky: PLCC + SRCC (DIFFERENCES.md D10)
 
     draw = torch_generator(
         job.seed + job.split, "finetune", job.dataset, str(job.shots)

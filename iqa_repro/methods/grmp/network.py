@@ -33,7 +33,7 @@ def with_pixels(
     clip: Backbone,  # backbone with CLIP's own constants
     recipe: Recipe,  # whose `pixels` is followed
 ) -> Backbone:  # the same weights
-    "The backbone with the recipe's pixel constants (peers.md B9, D7)"
+    "The backbone with the recipe's pixel constants (DIFFERENCES.md B9, D7)"
     return replace(clip, **_IMAGENET) if recipe.pixels == "imagenet" else clip
 
 # %% ../../../nbs/4_methods/grmp/03_network.ipynb #1af8110a
@@ -43,7 +43,7 @@ def squeeze_pictures(
     recipe: Recipe,  # whose `meta_resize` or `tune_resize` is followed
     stage: str,  # "meta" or "tune"; scoring is as in tuning
 ) -> Tensor | PictureFiles:  # as they are, or r × r with r a little above `size`; of the same kind
-    "Images at the scale at which the recipe crops them (peers.md B9, D12)"
+    "Images at the scale at which the recipe crops them (DIFFERENCES.md B9, D12)"
     if getattr(recipe, f"{stage}_resize") == "none":
         return images
     if isinstance(images, Tensor):
@@ -62,7 +62,7 @@ def stretch_labels(
     recipe: Recipe,  # whose `meta_labels` or `tune_labels` is followed
     stage: str,  # "meta" or "tune"
 ) -> Tensor:  # (n,), as they are or from 0 to 1
-    "Labels on the scale on which the recipe trains (peers.md B7, D11)"
+    "Labels on the scale on which the recipe trains (DIFFERENCES.md B7, D11)"
     low, high = quality.aminmax()
     if getattr(recipe, f"{stage}_labels") == "range" or low == high:  # equal labels cannot be stretched
         return quality
@@ -160,7 +160,7 @@ def build_model(
     crops: int = 1,  # fixed test crops (released code: 1)
     draw: Callable[[str], torch.Generator | None] = lambda part: None,  # for "text" and "visual"
 ) -> GRMPIQA:  # untrained, evaluation mode
-    "A GRMP-IQA model as a recipe describes it (GRMP-IQA §3.2; peers.md §1c)"
+    "A GRMP-IQA model as a recipe describes it (GRMP-IQA §3.2; DIFFERENCES.md C)"
     text = TextPrompt(clip, n_context, quality_words(recipe.full_stop), draw("text"))
     tokens = visual_tokens and (visual_tokens if recipe.visual_tokens is None else recipe.visual_tokens)
     parts = recipe.prompt_proj, recipe.prompt_dropout, recipe.prompt_norm
@@ -209,6 +209,6 @@ def install_values(
 def tuning_precision(
     model: GRMPIQA,  # whose recipe and device count
 ) -> torch.autocast:  # context in which the towers run
-    "Both towers in half precision where the recipe wants it (peers.md D14)"
+    "Both towers in half precision where the recipe wants it (DIFFERENCES.md D14)"
     kind, half = model.text.context.device.type, model.recipe.precision == "autocast"
     return torch.autocast(kind, torch.bfloat16 if kind == "cpu" else torch.float16, enabled=half)

@@ -88,7 +88,7 @@ def meta_tasks(
     profile: Profile,  # whose [data] says where from
     recipe: Recipe,  # whose `kadid_types` is followed
 ) -> list[Task]:
-    "The distortion types of TID2013 and KADID-10k, in the released code's order (GRMP-IQA §4.2; peers.md B4, B5)"
+    "The distortion types of TID2013 and KADID-10k, in the released code's order (GRMP-IQA §4.2; DIFFERENCES.md B4, B5)"
     tid, kadid = (distortion_tasks(*pictures_of(name, profile)) for name in TASK_SETS)
     return tid + kadid[: recipe.kadid_types]
 
@@ -167,7 +167,7 @@ def _train(folder, variant, settings, seed, recipe, clip):
     )
 
 
-def _watch(recipe, profile):  # leaky: labels of a judging set choose the prompts (peers.md B11)
+def _watch(recipe, profile):  # leaky: labels of a judging set choose the prompts (DIFFERENCES.md B11)
     if recipe.meta_select != "test":
         return None
     table, images = pictures_of("livec", profile)

@@ -18,7 +18,7 @@ from ...clip.text_prompt import TextPrompt  # noqa: F401  part of this module's 
 def quality_words(
     full_stop: bool,  # True: as the released code spells them
 ) -> tuple[str, str]:  # high first
-    "The endings of the two quality sentences (GRMP-IQA §3.2; released code with a full stop, peers.md C6)"
+    "The endings of the two quality sentences (GRMP-IQA §3.2; released code with a full stop, DIFFERENCES.md C6)"
     end = "." if full_stop else ""
     return f"high quality{end}", f"low quality{end}"
 
@@ -31,9 +31,9 @@ class VisualPrompt(nn.Module):
         clip: Backbone,  # gives width, patch size and number of layers; is not trained
         tokens: int = 4,  # p, prompts a layer (paper: not stated; released code: 100)
         layers: int | None = None,  # how many layers have prompts; None: all (paper §3.2)
-        project: bool = False,  # one shared linear map before they enter (released code, peers.md C2)
+        project: bool = False,  # one shared linear map before they enter (released code, DIFFERENCES.md C2)
         dropout: float = 0.0,  # of what enters, while training (released code: 0.1)
-        norm: bool = False,  # extra LayerNorm before the head, which the model applies (released code, peers.md C3)
+        norm: bool = False,  # extra LayerNorm before the head, which the model applies (released code, DIFFERENCES.md C3)
         generator: torch.Generator | None = None,  # of the initial prompts
     ):
         super().__init__()
@@ -44,7 +44,7 @@ class VisualPrompt(nn.Module):
             raise ValueError(f"layers must be at least 1, or None for all {clip.layers}, got {layers}")
         visual = clip.model.visual
         width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
-        bound = math.sqrt(6 / (3 * patch**2 + width))  # released code: Xavier (peers.md C5)
+        bound = math.sqrt(6 / (3 * patch**2 + width))  # released code: Xavier (DIFFERENCES.md C5)
         uniform = torch.rand(layers or clip.layers, tokens, width, generator=generator)
         self.prompts = nn.Parameter((2 * uniform - 1) * bound)  # (layers, p, d)
         self.project = nn.Linear(width, width) if project else None

@@ -74,7 +74,7 @@ def regularize_gradients(
     quality: Sequence[Tensor],  # gradients of the quality loss, one a parameter
     semantic: Sequence[Tensor | None],  # gradients of the semantic loss; None where it does not reach
     strength: float = 5.0,  # λ ≥ 0 (paper §4.2: 5)
-    per: str = "model",  # "model": one vector (Eq. 8); "tensor": each by itself (released code, peers.md D2)
+    per: str = "model",  # "model": one vector (Eq. 8); "tensor": each by itself (released code, DIFFERENCES.md D2)
 ) -> list[Tensor]:  # regularized gradients in the same order
     "Eq. 8 over many parameters, as one vector or tensor by tensor (GRMP-IQA Eq. 8)"
     if len(quality) != len(semantic):

@@ -83,7 +83,7 @@ class _TuningChoices(_MetaChoices):
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #abe5098e
 @dataclass(frozen=True)
 class Recipe(_TuningChoices):
-    "One answer to every question on which paper and released code differ, or the paper is silent (peers.md §1b–1d)"
+    "One answer to every question on which paper and released code differ, or the paper is silent (DIFFERENCES.md B–D)"
 
     # fmt: off
     split_by: str = _setting("reference", "image", "protocol", "D15", "what is kept together where there are references", ("reference", "image"))
@@ -99,7 +99,7 @@ class Recipe(_TuningChoices):
 
     @property
     def leaky(self) -> list[str]:  # names of the settings by which test pictures choose something
-        "Which settings use test labels (peers.md B11, D10)"
+        "Which settings use test labels (DIFFERENCES.md B11, D10)"
         leaks = {setting.name: setting.metadata.get("leaky") for setting in fields(self)}
         return [name for name, leak in leaks.items() if leak and getattr(self, name) == leak]
 
@@ -128,7 +128,7 @@ def get_recipe(
     name: str,  # a key of RECIPES, or one with changes as its name spells them: "paper+per=tensor"
     **changes: Any,  # single settings to turn; the name then says which
 ) -> Recipe:
-    "A recipe by name, with single settings changed if asked (peers.md §1)"
+    "A recipe by name, with single settings changed if asked (DIFFERENCES.md A–D)"
     base, *spelled = str(name).split("+")
     if base not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}{did_you_mean(base, RECIPES)} There are {sorted(RECIPES)}.")
@@ -142,7 +142,7 @@ def get_recipe(
 
 # %% ../../../nbs/4_methods/grmp/02_recipes.ipynb #2a1a63b7
 def recipe_table() -> pd.DataFrame:  # one row a setting: stage, paper, released, evidence, what it changes
-    "All settings with both answers (peers.md §1b–1d)"
+    "All settings with both answers (DIFFERENCES.md B–D)"
     rest = "released", "source", "changes"
     rows = [(s.name, s.metadata["stage"], s.default, *map(s.metadata.get, rest)) for s in fields(Recipe)[1:]]
     columns = ["setting", "stage", "paper", "released", "evidence", "what it changes"]
@@ -206,7 +206,7 @@ def recipe_settings(
     settings: FinetuneSettings,  # a profile's sizes
     recipe: Recipe,  # whose optimizer, schedule, batch and length are followed
 ) -> FinetuneSettings:
-    "Few-shot sizes and rates as a recipe has them (peers.md D8, D9)"
+    "Few-shot sizes and rates as a recipe has them (DIFFERENCES.md D8, D9)"
     own = {name: getattr(recipe, name) for name in ("batch", "momentum", "weight_decay", "schedule")}
     epochs = max(1, round(settings.epochs * recipe.length))
     return replace(settings, lr=settings.lr * recipe.rate, epochs=epochs, **own)

@@ -19,10 +19,10 @@ from .prompts import TextPrompt, quality_words
 from .recipes import RECIPES, get_recipe
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #7de080ab
-VIT_B16 = {"embed_dim": 512, "patch_size": 16, "image_size": 224, "context_length": 77}  # peers.md §5
+VIT_B16 = {"embed_dim": 512, "patch_size": 16, "image_size": 224, "context_length": 77}  # DIFFERENCES.md G
 VIT_B16 |= {"image_width": 768, "image_mlp": 3072, "image_layers": 12}
 VIT_B16 |= {"text_width": 512, "text_mlp": 2048, "text_layers": 12}
-_NAMES = (  # ours, theirs (peers.md §5); the first that fits counts
+_NAMES = (  # ours, theirs (DIFFERENCES.md G); the first that fits counts
     ("text.context", "prompt_learner2.ctx"),
     ("visual.project.", "image_encoder.prompt_proj."),
     ("visual.norm.", "image_encoder.prompt_norm."),
@@ -47,7 +47,7 @@ def to_released(
     model: GRMPIQA,  # of the recipe "released"
     meta: bool = False,  # as the meta stage writes it: without the token embedding
 ) -> dict[str, Tensor]:  # the authors' names, each with "module." in front
-    "The tensors of a model as the released code would save them (peers.md §5)"
+    "The tensors of a model as the released code would save them (DIFFERENCES.md G)"
     visual, words = model.visual, quality_words(True)
     parts = [] if visual is None else [p for p in ("project", "norm") if getattr(visual, p) is not None]
     made = (parts, model.text.words, model.recipe.pixels)
@@ -72,7 +72,7 @@ _SIZED = {  # tensors that sizes are read off, and how many dimensions they have
     "3-dimensional": [_SHALLOW, _DEEP],
     "4-dimensional": ["image_encoder.conv1.weight"],
 }
-_OTHERS = {  # tensor → whose file it is (peers.md §5)
+_OTHERS = {  # tensor → whose file it is (DIFFERENCES.md G)
     "visual.proj": "a plain CLIP state dict, such as OpenAI's or UniQA's",
     "adapter.fc.0.weight": "an adapter of UniQA",
     "ctx": "prompts of CoOp or CLIP-IQA+",
@@ -93,7 +93,7 @@ def _refuse(path, found, expected):
 def read_released(
     path: str | Path,  # meta-prompt or fine-tuned file of the released code
 ) -> dict[str, Tensor]:  # the authors' names, without "module."; on the CPU
-    "The tensors of a released checkpoint, or what the file is instead (peers.md §5)"
+    "The tensors of a released checkpoint, or what the file is instead (DIFFERENCES.md G)"
     tensors = read_foreign(path)
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -224,7 +224,7 @@ def load_released(
     head_width: int = 64,  # of attention, where the backbone is built from the file (OpenAI's ViTs: 64)
     crops: int = 1,  # fixed test crops (released code: 1)
 ) -> GRMPIQA:  # evaluation mode, on the backbone's device
-    "The authors' checkpoint as our model; every size is read off the tensors (peers.md §5)"
+    "The authors' checkpoint as our model; every size is read off the tensors (DIFFERENCES.md G)"
     tensors = read_released(path)
     with torch.random.fork_rng(devices=[]):  # start values are overwritten: none from the caller's stream
         clip = _build(path, tensors, head_width) if clip is None else clip
