@@ -45,9 +45,8 @@ class CropSource:
     def cut(self, rows: Tensor, views: Tensor) -> Tensor:  # (b, 3, s, s)
         "Views of some images, by two lists of b numbers (our choice)"
         cut = _cut_files if isinstance(self.images, PictureFiles) else _cut_images
-        return torch.stack(cut(self.images, rows, self.places[rows, views].tolist(), self.size)).to(
-            self.device
-        )
+        crops = cut(self.images, rows, self.places[rows, views].tolist(), self.size)
+        return torch.stack(crops).to(self.device)
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #84245ea1
 def _places(images, views, size, draw):

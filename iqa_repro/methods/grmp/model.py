@@ -40,8 +40,7 @@ def save_model(
     save_checkpoint(path, tensors, own)
 
 # %% ../../../nbs/4_methods/grmp/10_model.ipynb #05351ede
-MOST_LAYERS = 100  # of a checkpoint's visual prompt; our choice: CLIP's largest towers have 48
-MOST_PROMPTS = 1000  # of a layer; our choice: the released code has 100
+MOST_LAYERS, MOST_PROMPTS = 100, 1000  # our choice: CLIP has up to 48 layers, the released code 100 prompts
 
 
 def _check_sizes(facts, clip, what):
