@@ -187,7 +187,17 @@ def step() -> Step:
 def test_labels_and_token_ids_are_the_fixtures(step):
     check(step.quality, step.official["labels"], 1e-7)
     words = tokenize(step.clip, ["X X X X high quality.", "X X X X low quality."])[:, :9].tolist()
-    ids = [49406, 343, 343, 343, 343, 1400, 3027, 269, 49407]  # DIFFERENCES.md G, token ids of the released code
+    ids = [
+        49406,
+        343,
+        343,
+        343,
+        343,
+        1400,
+        3027,
+        269,
+        49407,
+    ]  # DIFFERENCES.md G, token ids of the released code
     assert words == [ids, [1042 if i == 1400 else i for i in ids]]
     assert tokenize(step.clip, SCENES[7:8])[0, 5:8].tolist() == [1170, 318, 970]  # still _ life
 

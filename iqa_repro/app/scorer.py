@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..methods.registry import all_methods
 from ..methods.zero_shot import CLIPIQA, AntonymCLIP
 from ..clip.backbone import load_clip
 from ..clip.features import PRECISIONS, check_named_weights
@@ -195,10 +196,15 @@ def _settings(scorer):
     return ", ".join(f"{what} {value}" for what, value in said.items() if value is not None)
 
 # %% ../../nbs/9_app/00_scorer.ipynb #751b34e8
+def _zero_shot():  # methods registered elsewhere: name -> backbone, crops -> method
+    return {method.command: method.scorer for method in all_methods().values() if method.command}
+
+
 def _load_named(name, clip, pretrained, crops, device, options):
     if type(crops) is not int or crops < 1:
         raise ValueError(f"crops must be a whole number of at least 1, got {crops!r}")
-    method = ZERO_SHOT[name](load_clip(clip, pretrained, device), crops=crops)
+    build = ZERO_SHOT.get(name) or _zero_shot()[name]
+    method = build(load_clip(clip, pretrained, device), crops=crops)
     weights = marked_name(pretrained) if Path(pretrained).is_file() else pretrained
     return Scorer(method, name, f"{clip}, {weights}", clip == "tiny" or pretrained == "random", **options)
 
@@ -213,7 +219,7 @@ def load(
 ) -> Scorer:
     "A method that is ready to score (our choice)"
     device, name = str(pick_device(device)), str(name_or_path)
-    if name in ZERO_SHOT:
+    if name in ZERO_SHOT or (not Path(name).suffix and name in _zero_shot()):
         return _load_named(name, clip, pretrained or "embedded", crops, device, options)
     path = Path(name_or_path).expanduser()
     if not path.is_file():

@@ -168,15 +168,24 @@ def find_method(
         raise ValueError(f"unknown method {name!r}{did_you_mean(name, methods)} There are {sorted(methods)}.")
     return methods[name]
 
-# %% ../../nbs/4_methods/03_registry.ipynb #a52b82d5
+# %% ../../nbs/4_methods/03_registry.ipynb #48bae46a
 @lru_cache(maxsize=1)
 def _found():
-    found = {}
+    found: dict[str, Method] = {}
     for module in [*_own_modules(), *filter(None, os.environ.get("IQA_REPRO_METHODS", "").split(","))]:
-        for method in getattr(import_module(module), "METHODS", ()):
+        for method in _methods_of(module):
             if found.setdefault(method.name, method) is not method:
                 raise ValueError(f"two methods are called {method.name!r}; the second is in {module}")
     return found
+
+
+def _methods_of(module):
+    try:
+        return getattr(import_module(module), "METHODS", ())
+    except ModuleNotFoundError as error:  # of an extra that is not installed: its methods cannot be used here
+        if (error.name or "").split(".")[0] in ("iqa_repro", module):
+            raise
+        return ()
 
 
 def _own_modules():

@@ -6,14 +6,12 @@
 __all__ = ['VARIANTS', 'TASK_SETS', 'recipe_of', 'build_variant', 'meta_tasks', 'meta_settings', 'prompts_stage', 'meta_model',
            'meta_curve']
 
-# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #c25910d6
+# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #7a9441fe
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import spearmanr
-
 from ...clip.backbone import Backbone
 from ...clip.inputs import Settings, backbone_of, data_digest, pictures_of, weights_digest
 from ...core.code import code_digest
@@ -34,7 +32,7 @@ from .model import GRMPIQA, build_model, load_model, save_model
 from .recipes import Recipe, get_recipe
 from ..registry import Stage, score_images
 
-# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #1d59cf23
+# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #a460eac9
 VARIANTS = {  # name as in Tables 4 and 5 -> (training, learned text prompt, learned visual prompt)
     "CLIP": (None, False, False),
     "meta, no prompt": ("meta", False, False),  # meta-training changes the encoders themselves
@@ -80,7 +78,7 @@ def build_variant(
     clip = backbone_of(profile) if clip is None else clip
     return build_model(clip, recipe_of(recipe, profile), *counts, sizes.test_crops, draw)
 
-# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #14a51da8
+# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #5a6e9ce0
 TASK_SETS = ("tid2013", "kadid10k")  # data sets whose distortion types are the tasks (GRMP-IQA §4.2)
 
 
@@ -92,7 +90,7 @@ def meta_tasks(
     tid, kadid = (distortion_tasks(*pictures_of(name, profile)) for name in TASK_SETS)
     return tid + kadid[: recipe.kadid_types]
 
-# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #ddf0a9e6
+# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #c5ed2076
 def meta_settings(
     settings: Settings,  # with [meta] and [released] sections; smoke: one short epoch
     variant: str,  # a key of VARIANTS
@@ -111,7 +109,7 @@ def meta_settings(
         sizes = (whole.meta_epochs, meta.tasks_per_step, whole.support, whole.query)
     return MetaSettings(rate, meta.outer_lr, *((1, meta.tasks_per_step, 2, 2) if settings.smoke else sizes))
 
-# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #7f228051
+# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #3ee70d4e
 def prompts_stage(
     variant: str,  # a key of VARIANTS that is trained
     settings: Settings,  # of the run
@@ -143,7 +141,7 @@ def prompts_stage(
         f"prompts: {variant}, recipe {recipe}, seed {seed}", entry, lambda: entry.make(train), before
     )
 
-# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #dafa250a
+# %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #6bc45a7a
 def _train(folder, variant, settings, seed, recipe, clip):
     "Train a variant and write it with its curve; a killed training resumes from its state"
     model = build_variant(variant, settings.profile, seed, recipe, clip() if clip else None)
@@ -170,6 +168,8 @@ def _train(folder, variant, settings, seed, recipe, clip):
 def _watch(recipe, profile):  # leaky: labels of a judging set choose the prompts (DIFFERENCES.md B11)
     if recipe.meta_select != "test":
         return None
+    from scipy.stats import spearmanr  # of an extra, for this recipe alone
+
     table, images = pictures_of("livec", profile)
     return lambda model: float(spearmanr(score_images(model, images), quality_of(table)).statistic)
 
