@@ -58,7 +58,7 @@ def run_notebook(
         raise RuntimeError(f"the kernel died (out of memory?) in {target} (kept)") from error
     return Path(target)
 
-
+# %% ../../nbs/8_batch/03_execution.ipynb #c50c27ee
 def _import_papermill():
     # one second; it was 3.4, of which 2.6 went into a grammar of web addresses that jsonschema loads where it is there, for checks that no notebook needs
     skipped = "rfc3987_syntax" not in sys.modules
@@ -77,7 +77,7 @@ def list_experiments() -> list[str]:  # 'paper/artefact', table2 before table10
     names = [path.relative_to(root).with_suffix("").as_posix() for path in root.glob("*/*.ipynb")]
     return sorted(names, key=natural_key)
 
-
+# %% ../../nbs/8_batch/03_execution.ipynb #6b34a1e6
 def run_experiment(
     name: str,  # 'paper/artefact'
     profile: str = "embedded",  # 'embedded', 'full' or the path of a .toml file

@@ -66,7 +66,7 @@ class JobFiles(NamedTuple):
         "What it said (our choice)"
         return self.state / "logs" / f"{self.name}.log"
 
-
+# %% ../../nbs/8_batch/04_jobs.ipynb #2d8a52b1
 def read_state(
     path: Path,  # one of these files
 ) -> dict:  # {} where it is absent, or was cut by a full disk
@@ -88,7 +88,7 @@ def as_written(
         name: sha256_of(folder / name) == value for name, value in hashes.items() if (folder / name).exists()
     }
 
-
+# %% ../../nbs/8_batch/04_jobs.ipynb #86614a2d
 def begin_job(
     job: dict,  # name, digest, and writes: the artefacts whose rows it appends to
     state: Path,  # `.batch` of the results
@@ -128,7 +128,7 @@ def output_hashes(
         found |= {path.relative_to(root).as_posix(): sha256_of(path) for path in there if path.exists()}
     return found
 
-
+# %% ../../nbs/8_batch/04_jobs.ipynb #4d56049b
 def end_job(
     job: dict,  # name, digest, title, made_of, and writes
     state: Path,  # `.batch` of the results
@@ -178,7 +178,7 @@ def run_job(
     _write(files.failed, about)
     return False
 
-
+# %% ../../nbs/8_batch/04_jobs.ipynb #7e8ff473
 @contextmanager
 def _alone(files):
     lock = FileLock(files.begun.with_suffix(".lock"))
@@ -202,18 +202,15 @@ def _make(job, graph, files):
     else:
         _fill(job, graph)
 
-
+# %% ../../nbs/8_batch/04_jobs.ipynb #931d00cc
 def _fill(job, graph):  # the memo
-    from iqa_repro.batch.graph import all_trials  # seconds; notebooks import it in their own process
+    from iqa_repro.batch.graph import train_share  # seconds; notebooks import it in their own process
     from iqa_repro.batch.needs import ARTEFACTS
     from iqa_repro.clip.inputs import load_settings
-    from iqa_repro.study.protocol import train_trials
 
     settings, names = load_settings(graph["profile"], graph["smoke"]), graph["names"]
     if job["kind"] == "share":
-        i, n = map(int, job["spec"].split("/"))
-        list(train_trials(all_trials(names, settings)[i - 1 :: n], settings))
-        return
+        return list(train_share(names, settings, job["spec"]))
     for stage in (stage for name in names for stage in ARTEFACTS[name].shared(settings)):
         if stage.key == (job["kind"], job["spec"]):
             return stage.make()

@@ -32,6 +32,8 @@ from ..methods.grmp.meta import prompt_parameters
 from ..methods.grmp.model import unfreeze_last_blocks, upper_features
 from ..methods.grmp.pretraining import build_variant
 from ..methods.grmp.qgr import quality_loss
+
+# %% ../../nbs/8_batch/01_needs.ipynb #98f5aa49
 from ..methods.uniqa.contrastive import PretrainSettings, backward_pairs, pair_loss
 from ..papers import beyond, grmp_iqa, uniqa
 from ..papers.artefact import Artefact
@@ -134,7 +136,7 @@ def _frozen_steps(clip, batch):  # kind -> (step, units that it does)
         "coop": (lambda: prompt(clip).sum().backward(inputs=[prompt.context]), 1),
     }
 
-
+# %% ../../nbs/8_batch/01_needs.ipynb #7153bc0d
 def _grmp_steps(clip, profile, batch):
     model, blocks = build_variant("GRMP-IQA", profile, 0, clip=clip), profile.finetune.blocks
     device, size, many = clip.model.logit_scale.device, clip.image_size, max(4, batch)
@@ -153,7 +155,7 @@ def _grmp_steps(clip, profile, batch):
 
     return {"prompts": (prompts, batch), "tune": (tune, many)}
 
-
+# %% ../../nbs/8_batch/01_needs.ipynb #b0e3e08e
 def _uniqa_steps(clip, profile, batch):
     device, d = clip.model.logit_scale.device, clip.model.text_projection.shape[1]
     adapters = [
@@ -179,7 +181,7 @@ def _uniqa_steps(clip, profile, batch):
 # %% ../../nbs/8_batch/01_needs.ipynb #7ffafa9f
 START = 6.0  # seconds of a notebook beside its work: kernel, imports, drawing. Our choice, from notebooks without a model
 
-
+# %% ../../nbs/8_batch/01_needs.ipynb #def11033
 def estimate_time(
     names: Iterable[str],  # paper/artefact, in the order in which they run
     settings: Settings,  # of the run

@@ -61,7 +61,7 @@ def find_weights(
         "wrong", f"{name!r} has no weights {given!r}", f"set [clip] pretrained to a file or one of {tags}"
     )
 
-
+# %% ../../nbs/8_batch/02_preflight.ipynb #d575310f
 def _tagged_weights(name, tag):
     fetch = f"with a network: python -c \"from iqa_repro.clip.backbone import load_clip; load_clip('{name}', '{tag}')\""
     try:
@@ -74,7 +74,7 @@ def _tagged_weights(name, tag):
         return Finding("missing", f"{tag!r} is in no cache", f"{fetch}, or name a file in [clip] pretrained")
     return Finding("unknown", f"{tag!r} is open_clip's to find", fetch)
 
-
+# %% ../../nbs/8_batch/02_preflight.ipynb #619d1396
 def _own_weights(name, path):
     plain = name.removesuffix("-quickgelu")
     if not path.is_file():
@@ -226,17 +226,22 @@ def find_memory(
         )
     free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
     says += f"; the GPU has {free:.0f} of {total:.0f} GiB free"
-    if need <= 0.9 * free:
-        return Finding("ok", says)
-    chunk = max(
-        1, int(batch * (0.8 * free - memory_need(kind, 0, profile)) / (need - memory_need(kind, 0, profile)))
+    return (
+        Finding("ok", says)
+        if need <= 0.9 * free
+        else Finding("warning", says, _smaller(kind, batch, need, free, profile))
     )
-    fit = (
-        f"lower CHUNK of iqa_repro.methods.uniqa.corpus to {chunk}"
+
+# %% ../../nbs/8_batch/02_preflight.ipynb #be2de277
+def _smaller(kind, batch, need, free, profile):  # what to do
+    empty = memory_need(kind, 0, profile)
+    chunk = max(1, int(batch * (0.8 * free - empty) / (need - empty)))
+    place = (
+        f"CHUNK of iqa_repro.methods.uniqa.corpus to {chunk}"
         if kind == "pair"
-        else f"lower the batch of {batch} to {chunk} in the profile"
+        else f"the batch of {batch} to {chunk} in the profile"
     )
-    return Finding("warning", says, f"{fit}, or free the GPU")
+    return f"lower {place}, or free the GPU"
 
 # %% ../../nbs/8_batch/02_preflight.ipynb #3e4df3b7
 def find_disk(
@@ -264,49 +269,33 @@ def check_needs(
     "What each artefact needs, and whether it is there (our choice)"
     if isinstance(names, str):
         raise TypeError(f"names is a list of artefacts, got the text {names!r}; pass [{names!r}]")
-    profile, known, rows = settings.profile, {}, []
+    known: dict = {}
+    rows = [
+        {"artefact": name, "kind": kind, "thing": thing, **found._asdict()}
+        for name in names
+        for kind, thing, found in _things(name, settings, root, known)
+    ]
+    return pd.DataFrame(rows, columns=["artefact", "kind", "thing", *Finding._fields])
 
-    def find(key, look):  # each thing is looked at once
+# %% ../../nbs/8_batch/02_preflight.ipynb #12557d8d
+def _things(name, settings, root, known):  # kind, thing and what was found, each thing looked at once
+    def find(key, look, *arguments):
         if key not in known:
-            known[key] = look()
+            known[key] = look(*arguments)
         return known[key]
 
-    for name in names:
-        works = artefact_work(name, settings)
-        needs = ARTEFACTS[name]
-        things = (
-            [("weights", profile.clip.name, find("weights", lambda: find_weights(profile)))]
-            if needs.weights
-            else []
-        )
-        for dataset in needs.datasets(settings):
-            columns = needs.columns.get(dataset, ())
-            things.append(
-                (
-                    "data",
-                    dataset,
-                    find((dataset, columns), lambda d=dataset, c=columns: find_dataset(d, profile, root, c)),
-                )
-            )
-        for task in (task for task in needs.captions(settings) if task != "comments"):
-            unguided = needs.unguided
-            things.append(
-                (
-                    "captions",
-                    task,
-                    find((task, unguided), lambda t=task, u=unguided: find_captions(t, profile, u)),
-                )
-            )
-        if needs.weights:
-            things += [
-                ("memory", "device", find_memory(works, profile)),
-                ("disk", "cache", find_disk(works, profile)),
-            ]
-        rows += [
-            {"artefact": name, "kind": kind, "thing": thing, **found._asdict()}
-            for kind, thing, found in things
-        ]
-    return pd.DataFrame(rows, columns=["artefact", "kind", "thing", *Finding._fields])
+    works, profile = artefact_work(name, settings), settings.profile
+    needs = ARTEFACTS[name]
+    if needs.weights:
+        yield "weights", profile.clip.name, find("weights", find_weights, profile)
+    for dataset in needs.datasets(settings):
+        columns = needs.columns.get(dataset, ())
+        yield "data", dataset, find((dataset, columns), find_dataset, dataset, profile, root, columns)
+    for task in (task for task in needs.captions(settings) if task != "comments"):
+        yield "captions", task, find((task, needs.unguided), find_captions, task, profile, needs.unguided)
+    if needs.weights:
+        yield "memory", "device", find_memory(works, profile)
+        yield "disk", "cache", find_disk(works, profile)
 
 # %% ../../nbs/8_batch/02_preflight.ipynb #6222e246
 STOPS = ("missing", "wrong")  # states that keep an artefact from running
@@ -327,7 +316,7 @@ class Diagnosis(NamedTuple):
     ready: list[str]  # artefacts that nothing keeps from running
     text: str  # report, lines of at most 100 letters; the first is the verdict
 
-
+# %% ../../nbs/8_batch/02_preflight.ipynb #e74a45f2
 def doctor(
     profile: str | Path | Profile,  # name or file of a profile, or a loaded one
     names: Iterable[str] | None = None,  # paper/artefact, keys of ARTEFACTS; None: all
@@ -353,7 +342,7 @@ def doctor(
     lines += _hours(names, settings, probe(settings.profile) if seconds is None else seconds)
     return Diagnosis(can_run(names, found), "\n".join([_verdict(names, found), "", *lines]) + "\n")
 
-
+# %% ../../nbs/8_batch/02_preflight.ipynb #878df5b8
 def _verdict(names, found):
     stopping = found[found["state"].isin(STOPS)]
     text = f"{len(can_run(names, found))} of {len(names)} artefacts can run; missing: "
@@ -380,7 +369,7 @@ def _entry(thing, rows):  # a data set with other columns for another artefact i
         for line in _lines(state, f"{thing}: {says} [{len(same)} artefact{'s' * (len(same) > 1)}]", todo)
     ]
 
-
+# %% ../../nbs/8_batch/02_preflight.ipynb #9e4bcd7e
 def _lines(state, says, todo):
     wrap = textwrap.TextWrapper(100, subsequent_indent=" " * 10, break_on_hyphens=False)
     wrap.initial_indent = f"  {state:<8}"

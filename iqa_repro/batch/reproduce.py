@@ -32,6 +32,8 @@ from ..core.resources import pick_device
 from .graph import Job, foreign_outputs, plan_jobs, reason_to_run, write_graph
 from .jobs import JobFiles, read_state
 from .needs import ARTEFACTS, notebook_of
+
+# %% ../../nbs/8_batch/09_reproduce.ipynb #c89b2f6e
 from .preflight import STOPS, can_run, check_needs
 from .report import write_report
 from .results import write_results
@@ -131,33 +133,35 @@ class Progress:
 
     def view(self) -> str:  # a line for the whole, and one for each job at work
         "Jobs done, running and left, and the time (our choice)"
-        running, lines = [], []
-        for job in self.jobs:
-            begun = read_state(self._files(job).begun)
-            if begun.get("started", 0) >= self.started - 1 and job.name not in self.ended:
-                running.append(job)
-                cells = self._files(job).progress
-                at = (cells.read_text(encoding="utf-8").split() or [""])[-1] if cells.exists() else ""
-                lines.append(
-                    f"  {job.title}: {_clock(time.time() - begun['started'])}" + f", cell {at}" * bool(at)
-                )
+        running = [job for job in self.jobs if job.name not in self.ended and self._since(job)]
         failed = sum(bool(self.failure(job)) for job in self.jobs)
-        left = len(self.jobs) - len(self.ended) - len(running)
+        left, done = len(self.jobs) - len(self.ended) - len(running), len(self.ended) - failed
         head = (
-            f"{len(self.ended) - failed} of {len(self.jobs)} done, {len(running)} running, {left} left"
+            f"{done} of {len(self.jobs)} done, {len(running)} running, {left} left"
             + f", {failed} FAILED" * bool(failed)
         )
-        return "\n".join([f"{head}; {_clock(time.time() - self.started)}{self._rest()}", *lines])
+        lines = [_at_work(job, self._files(job), self._since(job)) for job in running]
+        return "\n".join([f"{head}; {_clock(time.time() - self.started)}{_rest(self)}", *lines])
 
-    def _rest(self):
-        todo = [job for job in self.jobs if job.name not in self.ended]
-        known = [job.seconds for job in todo if job.seconds]
-        if not todo or len(known) < 0.8 * len(todo):
-            return ""  # too many have never run
-        whole = max(sum(known) * len(todo) / len(known) / self.at_once, max(known))
-        return f", about {_clock(whole)} left if as the last time"
+    def _since(self, job):  # when this run began it; 0: it did not
+        began = read_state(self._files(job).begun).get("started", 0)
+        return began if began >= self.started - 1 else 0
+
+# %% ../../nbs/8_batch/09_reproduce.ipynb #597ec459
+def _at_work(job, files, since):  # a line
+    at = (files.progress.read_text(encoding="utf-8").split() or [""])[-1] if files.progress.exists() else ""
+    return f"  {job.title}: {_clock(time.time() - since)}" + f", cell {at}" * bool(at)
 
 
+def _rest(progress):
+    todo = [job for job in progress.jobs if job.name not in progress.ended]
+    known = [job.seconds for job in todo if job.seconds]
+    if not todo or len(known) < 0.8 * len(todo):
+        return ""  # too many have never run
+    whole = max(sum(known) * len(todo) / len(known) / progress.at_once, max(known))
+    return f", about {_clock(whole)} left if as the last time"
+
+# %% ../../nbs/8_batch/09_reproduce.ipynb #02ccde9f
 def _clock(seconds):
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
@@ -198,7 +202,7 @@ def engine_command(
         "runtime=1000000000",
     ]
 
-
+# %% ../../nbs/8_batch/09_reproduce.ipynb #08e42046
 def run_engine(
     command: list[str],  # of `engine_command`
     progress: Progress,  # what is shown
@@ -226,7 +230,7 @@ def run_engine(
             _stop(engine)
     return engine.returncode
 
-
+# %% ../../nbs/8_batch/09_reproduce.ipynb #cf86a784
 @contextmanager
 def _silence():
     yield None
@@ -257,7 +261,7 @@ def _stop(engine):  # the engine, its shells and its jobs, which end their noteb
 SHARES = 64  # jobs that trials are dealt out to on a cluster, unless a number of jobs is given (our choice)
 FULL = 2**20  # bytes; with fewer free not even a reason can be written down
 
-
+# %% ../../nbs/8_batch/09_reproduce.ipynb #b54a5bc5
 def reproduce(
     artefacts: Iterable[str] = (),  # paper/artefact; none: all
     profile: str = "embedded",  # name or file of a profile
@@ -285,43 +289,55 @@ def reproduce(
     shares = (jobs or (SHARES if engine_profile else _default_jobs(loaded))) if fan_out else 0
     plan = plan_jobs(names, profile, smoke, shares)
     if dry_run:
-        todo, titles = jobs_to_run(plan, state), {job.name: job.title for job in plan}
-        for name, why in todo.items():
-            say(f"{titles[name]}: {why}")
-        _say_plan(say, names, todo, blocked)
-        return int(bool(blocked))
+        return _say_dry(say, plan, state, names, blocked)
     with only_run(state):
-        foreign = {job.name: foreign_outputs(job, state.parent) for job in plan}
-        if not overwrite:
-            _refuse_foreign([line for lines in foreign.values() for line in lines], state)
-        for job in plan:
-            if job.kind == "notebook" and (force or foreign[job.name]):
-                _forget(job, state)
-        todo = jobs_to_run(plan, state)
-        for job in plan:
-            if job.name in todo:
-                JobFiles(state, job.name).stamp(job.digest).unlink(missing_ok=True)  # what it made is gone
-        some = [job for job in plan if job.name in todo]
-        at_once = jobs or (10_000 if engine_profile else _default_jobs(loaded))
-        at_once = max(1, min(at_once, len(some)))
-        _say_plan(say, names, todo, blocked)
+        some = _prepare(plan, state, force, overwrite)
+        at_once = max(1, min(jobs or (10_000 if engine_profile else _default_jobs(loaded)), len(some)))
+        _say_plan(say, names, {job.name for job in some}, blocked)
         progress = Progress(some, state, at_once)
-        if some:
-            share = None if engine_profile else max(1, cpu_count() // at_once)
-            graph = write_graph(some, profile, smoke, share)
-            command = engine_command(graph, at_once, keep_going, engine_profile)
-            status = run_engine(command, progress, console, local=not engine_profile)
+        status = _run(progress, profile, smoke, keep_going, engine_profile, console) if some else 0
         failed = _say_end(say, progress, profile, smoke, status) if some else False
-        made = any(state.parent.glob("*/*/run.json"))
-        if page and made and (some or not (state.parent / "index.html").exists()):
-            write_scoreboard(state.parent)
-            write_results(state.parent)
-            say(
-                f"all results on one page: {write_report(state.parent, lock=project_root() / 'constraints.txt')}"
-            )
+        if page:
+            _write_pages(say, state.parent, bool(some))
         return int(failed or bool(blocked))
 
+# %% ../../nbs/8_batch/09_reproduce.ipynb #cb988042
+def _say_dry(say, plan, state, names, blocked):
+    todo, titles = jobs_to_run(plan, state), {job.name: job.title for job in plan}
+    for name, why in todo.items():
+        say(f"{titles[name]}: {why}")
+    _say_plan(say, names, todo, blocked)
+    return int(bool(blocked))
 
+
+def _prepare(plan, state, force, overwrite):  # jobs that run, whose stamps are gone
+    foreign = {job.name: foreign_outputs(job, state.parent) for job in plan}
+    if not overwrite:
+        _refuse_foreign([line for lines in foreign.values() for line in lines], state)
+    for job in plan:
+        if job.kind == "notebook" and (force or foreign[job.name]):
+            _forget(job, state)
+    todo = jobs_to_run(plan, state)
+    some = [job for job in plan if job.name in todo]
+    for job in some:
+        JobFiles(state, job.name).stamp(job.digest).unlink(missing_ok=True)  # what it made is gone
+    return some
+
+# %% ../../nbs/8_batch/09_reproduce.ipynb #a561f684
+def _run(progress, profile, smoke, keep_going, engine_profile, console):  # the engine's status
+    share = None if engine_profile else max(1, cpu_count() // progress.at_once)
+    graph = write_graph(progress.jobs, profile, smoke, share)
+    command = engine_command(graph, progress.at_once, keep_going, engine_profile)
+    return run_engine(command, progress, console, local=not engine_profile)
+
+
+def _write_pages(say, root, changed):
+    if any(root.glob("*/*/run.json")) and (changed or not (root / "index.html").exists()):
+        write_scoreboard(root)
+        write_results(root)
+        say(f"all results on one page: {write_report(root, lock=project_root() / 'constraints.txt')}")
+
+# %% ../../nbs/8_batch/09_reproduce.ipynb #1f81e319
 def _can_run(names, profile):
     if load_profile(profile).data.source == "embedded":  # nothing can be missing
         return names, {}
@@ -347,7 +363,7 @@ def _forget(job, state):
 def _default_jobs(loaded):
     return min(4, cpu_count()) if pick_device(loaded.clip.device).type == "cpu" else 1
 
-
+# %% ../../nbs/8_batch/09_reproduce.ipynb #7b7986a7
 def _say_plan(say, names, todo, blocked):
     notebooks = sum(name in todo for name in names)
     stages = len(todo) - notebooks
@@ -361,7 +377,7 @@ def _say_plan(say, names, todo, blocked):
     if blocked:
         say("`iqa-repro doctor` says what to do about it")
 
-
+# %% ../../nbs/8_batch/09_reproduce.ipynb #a0fd9379
 def _say_end(say, progress, profile, smoke, status):
     progress.look()
     failed = {job.name: progress.failure(job) for job in progress.jobs if progress.failure(job)}

@@ -25,7 +25,7 @@ from ..study.rows import read_rows
 # %% ../../nbs/8_batch/10_verify.ipynb #e8d92d86
 _COMMON = ("value", "profile", "stand_in", "params", "weights")  # of every row, or what is compared
 
-
+# %% ../../nbs/8_batch/10_verify.ipynb #61a2c3e0
 def compare_rows(
     committed: pd.DataFrame,  # rows as `read_rows` gives them
     fresh: pd.DataFrame,  # rows of the new run
@@ -65,7 +65,7 @@ def compare_rows(
         drop=True
     )  # not >: also a row that one has not
 
-
+# %% ../../nbs/8_batch/10_verify.ipynb #92771f83
 def _is_measured(rows, column):
     if column == "value":
         return True
@@ -96,7 +96,7 @@ TOLERANCE = (
     0.05  # of values up to 1 on another class of machine; measured, see the benchmark notebook `batch`
 )
 
-
+# %% ../../nbs/8_batch/10_verify.ipynb #f2bc03e1
 def verify(
     artefacts: Iterable[str] = (),  # paper/artefact; none: all
     profile: str = "embedded",  # name or file of a profile
@@ -128,7 +128,7 @@ def verify(
     shutil.rmtree(place)
     return 0
 
-
+# %% ../../nbs/8_batch/10_verify.ipynb #44263870
 def _refuse_incomparable(root, written, profile):
     if absent := [name for name in written if not (root / name / "rows.csv").exists()]:
         raise ValueError(
@@ -156,7 +156,7 @@ def _empty_folder(state):
     place.mkdir(parents=True)
     return place
 
-
+# %% ../../nbs/8_batch/10_verify.ipynb #27b309bb
 @contextmanager
 def _elsewhere(place):
     own = {"IQA_REPRO_FIGURES": str(place / "figures"), "IQA_REPRO_CACHE": str(place / "cache")}
@@ -168,7 +168,7 @@ def _elsewhere(place):
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
-
+# %% ../../nbs/8_batch/10_verify.ipynb #c7e55d2e
 def _say_comparison(say, artefact, root, again, tolerance):  # whether it differs
     facts = [machine_class(read_state(place / artefact / "run.json")) for place in (root, again)]
     other = [

@@ -23,7 +23,7 @@ def _no_trials(settings: Settings, **parameters: Any) -> list[Trial]:
 def _no_stages(settings: Settings) -> list[Stage]:
     return []
 
-
+# %% ../../nbs/7_papers/00_artefact.ipynb #44a2d2be
 @dataclass(frozen=True)
 class Artefact:
     "A table or figure of a paper (our choice)"

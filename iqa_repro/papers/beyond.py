@@ -40,7 +40,7 @@ def differences(
         leaky=table.index.isin(sides["released"].leaky), idle=[idle.get(n, "") for n in table.index]
     )
 
-
+# %% ../../nbs/7_papers/04_beyond.ipynb #6f52d05d
 def _idle(table, wanted, settings):  # setting -> why it is not turned
     idle = {"moments": "matters only with Adam", "split_by": "neither data set has references"}
     if "training" not in columns_of("livec", settings.profile):
@@ -103,5 +103,5 @@ def together(
     ]
     return [*paired, *levels]
 
-
+# %% ../../nbs/7_papers/04_beyond.ipynb #fd1842c8
 ARTEFACTS = {"leakage": Artefact(leakage), "together": Artefact(together)}

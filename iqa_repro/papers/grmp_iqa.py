@@ -77,7 +77,7 @@ def table1(
         *_tuned(datasets, shots, splits, seed, options),
     ]
 
-
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #d53937b6
 def agiqa3k(
     settings: Settings,  # of the run; smoke: one split of 20 labels
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
@@ -91,7 +91,7 @@ def agiqa3k(
 JUDGES = ("livec", "koniq10k", "pipal")  # data sets of Table 4 and Fig. 1
 DOTS = Measure("iqa_repro.figures.scenes:dot_rows")
 
-
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #fe0502b8
 def fig1(
     settings: Settings,  # of the run; smoke: one repeat, one split of 20 labels
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
@@ -183,7 +183,7 @@ def table2(
     probe = _baselines(["linear probe"], SHARES, shots, splits, seed, recipe)
     return [*probe, *_tuned(SHARES, shots, splits, seed, options)]
 
-
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6256847b
 def table3(
     settings: Settings,  # of the run; smoke: one repeat on two data sets
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
@@ -218,7 +218,7 @@ STARTS = {  # row of Table 5 -> key of VARIANTS
     "meta-learning": "GRMP-IQA",
 }
 
-
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #defbf0fe
 def table5(
     settings: Settings,  # of the run; smoke: one split of 20 labels
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
@@ -260,7 +260,7 @@ def table6(
         for name, value in (("w/o QGR", 0.0), ("w/ QGR", strength))
     ]
 
-
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #488e6053
 def table7(
     settings: Settings,  # of the run; smoke: one split of 20 labels
     recipe: str = "paper",  # whose choices are followed where paper and released code differ

@@ -158,7 +158,7 @@ def _stages(options: PairingOptions, seed: int, settings: Settings) -> list[Stag
 def _story(options: PairingOptions, settings: Settings) -> Any:
     return [stage.key for stage in corpus_stages(options.corpus, settings)]
 
-
+# %% ../../nbs/7_papers/03_together.ipynb #6f96084f
 METHODS = (
     registered(
         Method(

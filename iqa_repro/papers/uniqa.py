@@ -68,7 +68,7 @@ def table1(
     options = {name: UniQAOptions(corpus, recipe=recipe) for name, corpus in _both(seed).items()}
     return _adapted(options, SEVEN, range(1 if settings.smoke else settings.profile.adapter.splits), seed)
 
-
+# %% ../../nbs/7_papers/02_uniqa.ipynb #4e008e53
 def table2(
     settings: Settings,  # of the run; smoke: one repeat
     recipe: str = "paper",  # of the adapter: whose choices are followed where paper and released code differ
@@ -222,7 +222,7 @@ def fig4(
         for dataset in FOUND
     ]
 
-
+# %% ../../nbs/7_papers/02_uniqa.ipynb #2bce3fb2
 CORPORA = {  # rows of Fig. 5
     "no pre-training": (),
     "quality": ("quality",),

@@ -137,7 +137,7 @@ def worker_count(
     alone = pick_device(profile.clip.device).type != "cpu"
     return 1 if alone else max(1, min(len(items), cpu_count()))
 
-
+# %% ../../nbs/5_study/07_protocol.ipynb #7b6555c0
 def shared_stages(
     trials: Iterable[Trial],  # any trials
     settings: Settings,  # of the run
@@ -145,7 +145,7 @@ def shared_stages(
     "What trials share and rest on (GRMP-IQA §3.3; UniQA §3)"
     return list(dict.fromkeys(stage for trial in trials for stage in trial_stages(trial, settings)))
 
-
+# %% ../../nbs/5_study/07_protocol.ipynb #320be170
 def make_stages(
     stages: Iterable[Stage],  # of `shared_stages`
     settings: Settings,  # of the run
@@ -178,7 +178,7 @@ def trial_rows(
         for metric, value in values.items()
     ]
 
-
+# %% ../../nbs/5_study/07_protocol.ipynb #4421465f
 def curve_rows(
     trial: Trial,  # a watched one
     result: dict,  # as from `trial_results`
@@ -205,7 +205,7 @@ def train_trials(
     fresh = run_parallel(_results, jobs, workers=worker_count(jobs, settings.profile))
     return (next(fresh) if kept is None else kept for kept in made)
 
-
+# %% ../../nbs/5_study/07_protocol.ipynb #54265532
 def run_trials(
     run: RowLog,  # Run that takes the rows
     trials: Iterable[Trial],  # of one table or figure

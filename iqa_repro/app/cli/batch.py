@@ -41,10 +41,23 @@ _OF_JOBS = "Jobs at a time [one a core, at most 4; one on a GPU]."
 _OF_GOING = "After a failure, continue with what does not depend on it."
 _OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Also files that were edited by hand.")]
 _SMOKE = Annotated[bool, typer.Option("--smoke", help="Smallest counts, into a folder of their own.")]
-_OF_FAN = "Every training of every split a job, for many machines."
+_OF_FAN = "Deal all trials out to jobs, for many machines."
+_OF_SHARE = "Train one share of the trials, such as 2/3, for later runs; write no results."
 _OF_ENGINE = "Folder of Snakemake settings, for a cluster."
 _OF_VERIFY = "Run anew in an empty folder and compare the rows with those that are there."
 _OF_TOLERANCE = "With --verify: what a value may differ by [0 on the same class of machine]."
+
+# %% ../../../nbs/9_app/cli/06_batch.ipynb #bf75021a
+def _train_share(names, profile, share, smoke):
+    from iqa_repro.batch.graph import train_share
+    from iqa_repro.batch.needs import ARTEFACTS
+    from iqa_repro.clip.inputs import load_settings
+
+    done = whole = 0
+    for done, whole in train_share(names or ARTEFACTS, load_settings(profile, smoke), share):
+        typer.echo(f"share {share}: {done} of {whole} trials")
+    if not whole:
+        typer.echo(f"share {share}: no trials")
 
 # %% ../../../nbs/9_app/cli/06_batch.ipynb #2d4c5443
 def reproduce_artefacts(
@@ -57,12 +70,15 @@ def reproduce_artefacts(
     overwrite: _OVERWRITE = False,
     smoke: _SMOKE = False,
     fan_out: Annotated[bool, typer.Option("--fan-out", help=_OF_FAN)] = False,
+    share: Annotated[str | None, typer.Option("--share", help=_OF_SHARE)] = None,
     engine_profile: Annotated[str | None, typer.Option(help=_OF_ENGINE)] = None,
     verify: Annotated[bool, typer.Option("--verify", help=_OF_VERIFY)] = False,
     tolerance: Annotated[float | None, typer.Option(help=_OF_TOLERANCE)] = None,
 ) -> None:
     "Make the tables and figures that are not up to date."
     options: dict = dict(dry_run=dry_run, force=force, overwrite=overwrite, smoke=smoke, fan_out=fan_out)
+    if share:
+        return _train_share(names, profile, share, smoke)
     others = any(options.values()) or engine_profile or not keep_going
     if (verify or tolerance is not None) and (others or not verify):
         raise ValueError(

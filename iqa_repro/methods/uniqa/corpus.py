@@ -150,7 +150,7 @@ def corpus_stage(
         _before(corpus, settings),
     )
 
-
+# %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #e2aa9958
 def _before(corpus, settings):  # captions and scored comments
     own = settings.profile.captions.captioner == "embedded"
     tasks = [task for task in corpus.parts if task != "comments" and own]
