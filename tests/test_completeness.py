@@ -28,6 +28,7 @@ FLOORS = {
     "methods": 4,
     "study": 5,
     "figures": 6,
+    "papers": 7,
     "batch": 8,
     "app": 9,
     "grmp": 10,  # former names, for others

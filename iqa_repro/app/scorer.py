@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..methods.registry import all_methods
 from ..methods.zero_shot import CLIPIQA, AntonymCLIP
 from ..clip.backbone import load_clip
 from ..clip.features import PRECISIONS, check_named_weights
@@ -197,6 +196,8 @@ def _settings(scorer):
 
 # %% ../../nbs/9_app/00_scorer.ipynb #751b34e8
 def _zero_shot():  # methods registered elsewhere: name -> backbone, crops -> method
+    from iqa_repro.methods.registry import all_methods  # seconds; those that ship are known without it
+
     return {method.command: method.scorer for method in all_methods().values() if method.command}
 
 

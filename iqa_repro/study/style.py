@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core.paths import atomic_path
-from ..methods.registry import all_methods
 
 # %% ../../nbs/5_study/03_style.ipynb #d8f04d1e
 ONE_COLUMN = 3.25  # inches, AAAI and CVPR column
@@ -91,6 +90,8 @@ def method_look(
     method: str,  # a method as rows and printed values name it
 ) -> tuple[str, str]:  # colour as #rrggbb and matplotlib marker
     "A method's fixed colour and marker (our choice)"
+    from iqa_repro.methods.registry import all_methods  # seconds; most names need it not
+
     if method not in METHOD_LOOKS and method in (known := all_methods()):
         return known[method].look
     if method not in METHOD_LOOKS:
