@@ -69,8 +69,10 @@ def small_copy(
 ) -> Image.Image:  # at most that large
     "A thumbnail of an image file (our choice)"
     picture = decode_picture(path)
-    whole = isinstance(picture, DecodedPicture)  # else more than 8 bits, or transparent
-    small = picture.picture.copy() if whole else to_pil(picture.permute(1, 2, 0).numpy())
+    if isinstance(picture, DecodedPicture):
+        small = picture.picture.copy()
+    else:  # more than 8 bits, or transparent
+        small = to_pil(picture.permute(1, 2, 0).numpy())
     small.thumbnail((side, side))
     return small
 

@@ -80,9 +80,9 @@ def compare(
     x, y = a.scores[both].rename("A"), b.scores[both].rename("B")
     statistics = {"srcc": quick_srcc, "plcc": quick_plcc, "krcc": quick_krcc}
     measures = {name: measure(one, x, y, seed=seed) for name, one in statistics.items()}
-    only = (one.scores.index.difference(both).tolist() for one in (a, b))
+    only = [one.scores.index.difference(both).tolist() for one in (a, b)]
     shown = pd.concat([_pairs(x, y, pairs), _pairs(y, x, pairs)], ignore_index=True)
-    return Comparison(a, b, measures, len(both), *only, _disagreements(x, y), shown)
+    return Comparison(a, b, measures, len(both), only[0], only[1], _disagreements(x, y), shown)
 
 # %% ../../nbs/9_app/05_comparing.ipynb #38002c7c
 def write_pairs(result: Comparison, path: str | Path) -> Path:  # of `compare` → CSV file

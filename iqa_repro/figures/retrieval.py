@@ -6,6 +6,7 @@
 __all__ = ['DRAWS', 'retrieve', 'opinion_gap', 'picture_margins', 'retrieval_rows', 'retrieval_sheet']
 
 # %% ../../nbs/6_figures/08_retrieval.ipynb #152e19c9
+from typing import Any
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def retrieval_rows(
     k: int,  # images a query
 ) -> list[dict]:  # rows for Run.append: one a query and place
     "The first k images of every query, with what people said and what can be measured (UniQA Figs. 4, 10–12)"
-    model, profile = fitted.model, job.settings.profile
+    model: Any = fitted.model
+    profile = job.settings.profile
     table, features = job.test, set_features(model, job.dataset, profile, CropSet(model.crops))
     quality, rows = quality_of(table), []
     for query in queries:

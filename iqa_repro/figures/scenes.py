@@ -6,6 +6,7 @@
 __all__ = ['view_scenes', 'unlabelled_pictures', 'dot_map', 'dot_rows']
 
 # %% ../../nbs/6_figures/03_scenes.ipynb #85a5d8f5
+from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
@@ -65,9 +66,10 @@ def dot_map(
     if unknown := set(table.get("scene", ["?"])) - set(SCENES):
         needed = f"the right scenes of {job.dataset!r} are needed in a column 'scene'"
         raise ValueError(f"{needed}, got {sorted(unknown)}; known are {SCENES}")
-    features, logits = view_scenes(fitted.model, images)
+    model: Any = fitted.model
+    features, logits = view_scenes(model, images)
     sure = sure_of_scene(logits, [SCENES.index(scene) for scene in table["scene"]])
-    wrong = wrong_quality(score_images(fitted.model, images), table["quality"])
+    wrong = wrong_quality(score_images(model, images), table["quality"])
     return table[["image", "quality"]].assign(sure=sure, wrong=wrong, dot=sure & wrong), features
 
 

@@ -79,7 +79,8 @@ def _draw(job, method):
 def _build_probe(job: Job) -> FrozenCLIP:
     profile = job.settings.profile
     probe = LinearProbe(backbone_of(profile), profile.prompts.test_crops, profile.coop.views)
-    probe.fit(*_labels(job), _draw(job, "linear probe"))
+    labelled, held = _labels(job)
+    probe.fit(labelled, held, _draw(job, "linear probe"))
     return probe
 
 
@@ -88,7 +89,8 @@ def _build_coop(job: Job) -> FrozenCLIP:
     values = profile.coop.as_dict() | ({"epochs": 3} if job.settings.smoke else {})
     n_context, start = values.pop("n_context"), torch_generator(job.seed, "coop start", job.options.start)
     model = CoOp(backbone_of(profile), n_context, crops=profile.prompts.test_crops, generator=start)
-    model.fit(*_labels(job), CoOpSettings(**values), _draw(job, "CoOp"))
+    labelled, held = _labels(job)
+    model.fit(labelled, held, CoOpSettings(**values), _draw(job, "CoOp"))
     return model
 
 # %% ../../nbs/4_methods/04_frozen.ipynb #17dd46f8

@@ -8,6 +8,7 @@ __all__ = ['BASELINES', 'FEW', 'JUDGES', 'DOTS', 'SHARES', 'CROSS', 'STARTS', 'A
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e05407d2
 from collections.abc import Iterable
+from typing import Any
 
 from ..clip.inputs import Settings
 from ..methods.frozen import BaselineOptions
@@ -150,7 +151,7 @@ def fig5(
 ) -> list[Trial]:  # GRMP-IQA, then the opponent, for each repeat
     "Two scorers trained on LIVE (GRMP-IQA Fig. 5)"
     repeats = range(1 if settings.smoke else settings.profile.supervised.splits)
-    methods = {"GRMP-IQA": GRMPOptions(strength=strength, recipe=recipe)}
+    methods: dict[str, Any] = {"GRMP-IQA": GRMPOptions(strength=strength, recipe=recipe)}
     methods |= {opponent: BaselineOptions(baseline_rules(recipe))} if opponent in BASELINES else {}
     return [
         Trial("live", method, 1.0, i, seed, options, judges=("waterloo",))

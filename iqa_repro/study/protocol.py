@@ -9,6 +9,7 @@ __all__ = ['correlations', 'trial_entry', 'trial_results', 'fit_trial', 'trial_s
 # %% ../../nbs/5_study/07_protocol.ipynb #815b9908
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -72,21 +73,24 @@ def trial_results(
 ) -> list[dict]:  # for each: values (data set -> metric -> value) or rows, and facts such as the chosen epoch
     "Results of trials, trained at most once (GRMP-IQA §4.2; UniQA §5.2)"
     entries = [trial_entry(trial, settings) for trial in trials]
-    found = [entry.read() for entry in entries]
-    if all(kept is not None for kept in found):
-        return [kept["value"] for kept in found]
+    if kept := _kept(trials, settings):
+        return kept
     train = lambda _: _train(trials, settings)
     group = Entry("group", {"trials": [entry.digest for entry in entries]})
     made = group.make(train) if len(trials) > 1 else [entries[0].make(lambda folder: train(folder)[0])]
     for trial, entry, result in zip(trials, entries, made, strict=True):
-        entry.make(lambda _, result=result: result)
+        entry.make(partial(_given, result))
         if trial.watched:
             facts = {name: value for name, value in result["facts"].items() if name != "curves"}
             plain = result | {"facts": facts}
-            trial_entry(replace(trial, watched=False), settings).make(lambda _, plain=plain: plain)
+            trial_entry(replace(trial, watched=False), settings).make(partial(_given, plain))
     return made
 
 # %% ../../nbs/5_study/07_protocol.ipynb #fec15e05
+def _given(result, folder):  # what was made in a group
+    return result
+
+
 def _train(trials, settings):
     jobs = [trial_job(trial, settings, correlations) for trial in trials]
     fitted = find_method(trials[0].method).fit(jobs)
@@ -218,8 +222,9 @@ def run_trials(
         for trial, result in zip(group, results, strict=True):
             for row in trial_rows(trial, result, settings):
                 run.append(row)
-            for row in curve_rows(trial, result, settings) if curves is not None else ():
-                curves.append(row)
+            if curves is not None:
+                for row in curve_rows(trial, result, settings):
+                    curves.append(row)
 
 # %% ../../nbs/5_study/07_protocol.ipynb #d5a534e8
 def _kept(group, settings):

@@ -206,8 +206,9 @@ def write_adapt_report(result: AdaptResult, path: str | Path) -> Path:  # of `ad
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the report is a page, so its name should end in .html, got {str(path)!r}")
     loader = jinja2.PackageLoader("iqa_repro", "app")
-    strict = dict(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = jinja2.Environment(loader=loader, **strict).get_template("adapt_report.html.j2")
+    strict: dict[str, Any] = dict(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    pages = jinja2.Environment(loader=loader, lstrip_blocks=True, **strict)
+    template = pages.get_template("adapt_report.html.j2")
     with atomic_path(path) as part:
         part.write_text(template.render(_page(result)), encoding="utf-8", errors="replace")
     return path

@@ -8,7 +8,7 @@ __all__ = ['list_sets', 'get_set', 'check_sets', 'write_splits', 'data_app']
 # %% ../../../nbs/9_app/cli/05_data.ipynb #06ae5b56
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -160,7 +160,12 @@ def data_app() -> typer.Typer:  # to be mounted as `iqa-repro data`
     "`list`, `get`, `check` and `splits` as one command (our choice)"
     about = "Real data sets: which there are, fetch, check, split."
     app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=about)
-    commands = {"list": list_sets, "get": get_set, "check": check_sets, "splits": write_splits}
+    commands: dict[str, Any] = {
+        "list": list_sets,
+        "get": get_set,
+        "check": check_sets,
+        "splits": write_splits,
+    }
     for name, command in commands.items():
         app.command(name)(command)
     return app

@@ -68,7 +68,7 @@ def tune(
 ) -> tuple[pd.DataFrame, list[float]]:  # history as of `finetune`; SRCC on the test part at each look
     "Fine-tune on the labels of a split (GRMP-IQA §3.4, §4.2)"
     recipe, profile, seen = model.recipe, job.settings.profile, []
-    settings = tuning_settings(job.shots, strength, recipe, job.settings)
+    settings = tuning_settings(job.shots or 0, strength, recipe, job.settings)
     looked_at = None
     if job.watched or recipe.select == "test":
         judged = JudgedPictures(model, images_of(job.dataset, job.test, profile), settings)

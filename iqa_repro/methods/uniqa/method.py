@@ -105,8 +105,8 @@ def _fit(jobs: Sequence[Job]) -> list[Fitted]:
     if first.shots is None:
         return [_zero_shot(job) for job in jobs]
     models = [start_model(job.dataset, job.options, job.seed + job.split, job.settings) for job in jobs]
-    sizes, watches = adapter_settings(first.dataset, first.settings), [partial(_peek, job) for job in jobs]
-    watches = [watch if first.rules.select == "test" else None for watch in watches]
+    sizes = adapter_settings(first.dataset, first.settings)
+    watches = [partial(_peek, job) if first.rules.select == "test" else None for job in jobs]
     train = _train_unfrozen if first.options.unfrozen else _train_adapters
     histories = train(jobs, models, sizes, watches)
     epochs = [int(history["epoch"][history["chosen"]].iloc[0]) for history in histories]
