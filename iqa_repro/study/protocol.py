@@ -66,6 +66,11 @@ def _row_key(trial, settings):
     label = find_method(trial.method).rules(trial.options, settings).label
     return {"dataset": trial.dataset, **trial.row_key(label)}
 
+# %% ../../nbs/5_study/07_protocol.ipynb #68580de2
+def _kept(group, settings):
+    found = [trial_entry(trial, settings).read() for trial in group]
+    return None if any(kept is None for kept in found) else [kept["value"] for kept in found]
+
 # %% ../../nbs/5_study/07_protocol.ipynb #1bc983a6
 def trial_results(
     trials: Sequence[Trial],  # that learn side by side, as of `side_by_side`
@@ -227,10 +232,5 @@ def run_trials(
                     curves.append(row)
 
 # %% ../../nbs/5_study/07_protocol.ipynb #d5a534e8
-def _kept(group, settings):
-    found = [trial_entry(trial, settings).read() for trial in group]
-    return None if any(kept is None for kept in found) else [kept["value"] for kept in found]
-
-
 def _results(job):
     return trial_results(*job)
