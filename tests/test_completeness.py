@@ -9,6 +9,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import nbformat
@@ -260,6 +261,17 @@ def test_module_imports_only_lower_floors(path):
         if target not in FLOORS or target == parts[0]:
             continue  # the package itself, or a neighbour on the same floor's package
         assert FLOORS[target] < FLOORS[parts[0]], f"{name_of(path)} imports {name} from a floor not below"
+
+
+def test_no_two_modules_import_each_other():
+    "No circle between files, imports inside functions included"
+    known = {name_of(p)[:-3].replace("/", "."): p for p in MODULES if p.name != "__init__.py"}
+    arrows = {}
+    for module, path in known.items():
+        names = {n if n in known else n.rpartition(".")[0] for n in imported(path)}
+        arrows[module] = (names & known.keys()) - {module}
+    assert arrows["iqa_repro.batch.graph"] >= {"iqa_repro.batch.jobs", "iqa_repro.batch.shares"}
+    list(TopologicalSorter(arrows).static_order())  # raises CycleError and names the circle
 
 
 @library

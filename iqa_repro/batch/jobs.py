@@ -204,7 +204,7 @@ def _make(job, graph, files):
 
 # %% ../../nbs/8_batch/04_jobs.ipynb #931d00cc
 def _fill(job, graph):  # the memo
-    from iqa_repro.batch.graph import train_share  # seconds; notebooks import it in their own process
+    from iqa_repro.batch.shares import train_share  # seconds; notebooks import it in their own process
     from iqa_repro.batch.needs import ARTEFACTS
     from iqa_repro.clip.inputs import load_settings
 

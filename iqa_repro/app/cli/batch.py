@@ -49,7 +49,7 @@ _OF_TOLERANCE = "With --verify: what a value may differ by [0 on the same class 
 
 # %% ../../../nbs/9_app/cli/06_batch.ipynb #bf75021a
 def _train_share(names, profile, share, smoke):
-    from iqa_repro.batch.graph import train_share
+    from iqa_repro.batch.shares import train_share
     from iqa_repro.batch.needs import ARTEFACTS
     from iqa_repro.clip.inputs import load_settings
 
