@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from .paths import atomic_path, cache_root, sha256_of
 PACKAGES = ("torch", "open_clip_torch", "pillow", "numpy")
 
 
+@lru_cache(maxsize=1)
 def versions() -> dict[str, str]:  # package -> version
     "Versions that can change a number (our choice)"
     return {package: version(package) for package in PACKAGES}

@@ -152,7 +152,11 @@ def shared_stages(
     settings: Settings,  # of the run
 ) -> list[Stage]:  # each once, in the order in which they are made
     "What trials share and rest on (GRMP-IQA §3.3; UniQA §3)"
-    return list(dict.fromkeys(stage for trial in trials for stage in trial_stages(trial, settings)))
+    seed = lambda trial: trial.seed + trial.split if trial.shots is None else trial.seed
+    alike = {
+        (trial.method, trial.options, seed(trial)): trial for trial in trials
+    }  # splits share their stages
+    return list(dict.fromkeys(stage for trial in alike.values() for stage in trial_stages(trial, settings)))
 
 # %% ../../nbs/5_study/07_protocol.ipynb #320be170
 def make_stages(
