@@ -1,5 +1,5 @@
 # The batch as Snakemake sees it: what comes before what, and what to call. Everything else is in graph.json, which
-# `iqa-repro reproduce` writes (nbs/8_batch/06_graph). By hand: snakemake --config graph=<…>/.batch/graph.json --cores 2
+# `iqa-repro reproduce` writes (nbs/8_batch/05_graph). By hand: snakemake --config graph=<…>/.batch/graph.json --cores 2
 import json
 import os
 import sys
@@ -10,18 +10,20 @@ if started_by := os.environ.pop("IQA_REPRO_ENGINE_PID", ""):  # the engine ends 
 
     end_with(int(started_by))
 
-graph = json.loads(Path(config["graph"]).read_text(encoding="utf-8"))
-jobs = {job["name"]: job for job in graph["jobs"]}
+jobs = {job["name"]: job for job in json.loads(Path(config["graph"]).read_text(encoding="utf-8"))["jobs"]}
+stages = [job for job in jobs.values() if job["kind"] != "notebook"]  # of models and captions, and shares of trials
 CALL = "{sys.executable:q} -m iqa_repro.batch.jobs {config[graph]:q} {params.job:q} > {log:q} 2>&1"
-CALL += " && {{ test -e {output:q} || cp {params.stamp:q} {output:q}; }}"  # in a pod Snakemake expects a copy of its own
 
 
-def place(path):  # where a pod finds it that works in a folder of its own
-    return str(Path(graph["state"]) / path)
+def needed(*alike):
+    return {
+        "mem_mb": max(job["memory_mib"] for job in alike),
+        "runtime": max(job["minutes"] for job in alike),
+    } | ({"gpu": 1} if any(job["gpu"] for job in alike) else {})
 
 
-def needed(job):
-    return {"mem_mb": job["memory_mib"], "runtime": job["minutes"]} | ({"gpu": 1} if job["gpu"] else {})
+def marks(job):  # of what comes before it; what is made already is no job
+    return [f"made/{name}" for name in job["reads"] if name in jobs]
 
 
 localrules:
@@ -30,7 +32,7 @@ localrules:
 
 rule all:
     input:
-        [job["stamp"] for job in jobs.values()],
+        [f"made/{name}" for name in jobs],
 
 
 for job in jobs.values():  # a rule a notebook
@@ -41,14 +43,13 @@ for job in jobs.values():  # a rule a notebook
             name:
                 job["name"].replace("/", "_")
             input:
-                job["inputs"],
+                marks(job),
             output:
-                job["stamp"],
+                touch(f"made/{job['name']}"),
             log:
-                job["log"],
+                f"logs/{job['name']}.log",
             params:
                 job=job["name"],
-                stamp=place(job["stamp"]),
             priority: int(job["seconds"])
             resources:
                 **needed(job),
@@ -56,27 +57,21 @@ for job in jobs.values():  # a rule a notebook
                 CALL
 
 
-for kind in sorted({job["kind"] for job in jobs.values()} - {"notebook"}):  # a rule a kind of stage
-    stages = {job["stamp"]: job for job in jobs.values() if job["kind"] == kind}
-    some = next(iter(stages.values()))
-    ids = {Path(stamp).stem: job for stamp, job in stages.items()}
+if stages:
 
-    rule:
-        name:
-            kind
+    rule stage:
         input:
-            lambda wildcards, ids=ids: ids[wildcards.id]["inputs"],
+            lambda wildcards: marks(jobs[wildcards.stage]),
         output:
-            str(Path(some["stamp"]).parent / "{id}.json"),
+            touch("made/{stage}"),
         log:
-            str(Path(some["log"]).parent / "{id}.log"),
+            "logs/{stage}.log",
         params:
-            job=lambda wildcards, ids=ids: ids[wildcards.id]["name"],
-            stamp=lambda wildcards, ids=ids: place(ids[wildcards.id]["stamp"]),
+            job="{stage}",
         wildcard_constraints:
-            id="|".join(ids),
+            stage="|".join(job["name"] for job in stages),
         priority: 10**6  # others wait for it
         resources:
-            **needed(some),
+            **needed(*stages),
         shell:
             CALL

@@ -29,8 +29,8 @@ from ..core.paths import figures_root, project_root
 from ..clip.inputs import load_settings
 from ..core.profiles import load_profile
 from ..core.resources import pick_device
-from .graph import Job, foreign_outputs, plan_jobs, reason_to_run, write_graph
-from .jobs import JobFiles, read_state
+from .graph import foreign_outputs, plan_jobs, reason_to_run, write_graph
+from .jobs import Job, JobFiles, read_state
 from .needs import ARTEFACTS, notebook_of
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #c89b2f6e
@@ -116,17 +116,17 @@ class Progress:
             job for job in self.jobs if job.name not in self.ended and (self.made(job) or self.failure(job))
         ]
         for job in new:
-            self.ended[job.name] = read_state(self._files(job).stamp(job.digest)).get("seconds", 0.0)
+            self.ended[job.name] = read_state(self._files(job).status).get("seconds", 0.0)
         return [job.name for job in new]
 
     def made(self, job: Job) -> bool:
-        "Whether a job's stamp is there (our choice)"
-        return self._files(job).stamp(job.digest).exists()
+        "Whether a job's entry is in the memo (our choice)"
+        return job.entry.made()
 
-    def failure(self, job: Job) -> dict:  # reason, log, notebook; {}: it did not fail
+    def failure(self, job: Job) -> dict:  # reason and start; {}: it did not fail
         "Why a job failed in this run (our choice)"
-        path = self._files(job).failed
-        return read_state(path) if path.exists() and path.stat().st_mtime >= self.started - 1 else {}
+        status = read_state(self._files(job).status)
+        return status if "reason" in status and status["started"] >= self.started - 1 else {}
 
     def _files(self, job):
         return JobFiles(self.state, job.name)
@@ -144,7 +144,7 @@ class Progress:
         return "\n".join([f"{head}; {_clock(time.time() - self.started)}{_rest(self)}", *lines])
 
     def _since(self, job):  # when this run began it; 0: it did not
-        began = read_state(self._files(job).begun).get("started", 0)
+        began = read_state(self._files(job).status).get("started", 0)
         return began if began >= self.started - 1 else 0
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #597ec459
@@ -310,18 +310,16 @@ def _say_dry(say, plan, state, names, blocked):
     return int(bool(blocked))
 
 
-def _prepare(plan, state, force, overwrite):  # jobs that run, whose stamps are gone
+def _prepare(plan, state, force, overwrite):  # jobs that run, without an entry
     foreign = {job.name: foreign_outputs(job, state.parent) for job in plan}
     if not overwrite:
         _refuse_foreign([line for lines in foreign.values() for line in lines], state)
-    for job in plan:
-        if job.kind == "notebook" and (force or foreign[job.name]):
-            _forget(job, state)
     todo = jobs_to_run(plan, state)
-    some = [job for job in plan if job.name in todo]
-    for job in some:
-        JobFiles(state, job.name).stamp(job.digest).unlink(missing_ok=True)  # what it made is gone
-    return some
+    for job in plan:
+        if job.kind == "notebook" and (force or foreign[job.name] or job.name in todo):
+            job.entry.path.unlink(missing_ok=True)  # what it made is gone, or not wanted
+    todo = jobs_to_run(plan, state)
+    return [job for job in plan if job.name in todo]
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #a561f684
 def _run(progress, profile, smoke, keep_going, engine_profile, console):  # the engine's status
@@ -354,12 +352,6 @@ def _refuse_foreign(foreign, state):
         )
 
 
-def _forget(job, state):
-    files = JobFiles(state, job.name)
-    for path in (*files.stamps(), files.begun):
-        path.unlink(missing_ok=True)
-
-
 def _default_jobs(loaded):
     return min(4, cpu_count()) if pick_device(loaded.clip.device).type == "cpu" else 1
 
@@ -380,21 +372,16 @@ def _say_plan(say, names, todo, blocked):
 # %% ../../nbs/8_batch/09_reproduce.ipynb #a0fd9379
 def _say_end(say, progress, profile, smoke, status):
     progress.look()
-    failed = {job.name: progress.failure(job) for job in progress.jobs if progress.failure(job)}
+    failed = {job.name: job for job in progress.jobs if progress.failure(job)}
     left = [job.title for job in progress.jobs if not progress.made(job) and job.name not in failed]
-    say(
-        f"{len(progress.jobs) - len(failed) - len(left)} of {len(progress.jobs)} made in {_clock(time.time() - progress.started)}"
-    )
-    for name, failure in failed.items():
-        say(f"failed: {name}: {failure['reason']}")
-        say(
-            "\n".join(
-                f"    {word}: {failure[key]}"
-                for word, key in (("open", "notebook"), ("log", "log"))
-                if failure.get(key)
-            )
-        )
-        if failure.get("notebook"):
+    made = len(progress.jobs) - len(failed) - len(left)
+    say(f"{made} of {len(progress.jobs)} made in {_clock(time.time() - progress.started)}")
+    for name, job in failed.items():
+        say(f"failed: {name}: {progress.failure(job)['reason']}")
+        if job.kind == "notebook":
+            say(f"    open: {progress.state.parent / name / 'run.ipynb'}")
+        say(f"    log: {JobFiles(progress.state, name).log}")
+        if job.kind == "notebook":
             options = f" --profile {profile}" * (profile != "embedded") + " --smoke" * smoke
             say(f"    again, alone: iqa-repro reproduce {name}{options}")
     if left:
@@ -405,7 +392,7 @@ def _say_end(say, progress, profile, smoke, status):
     free = shutil.disk_usage(progress.state).free
     if (left or failed) and free < FULL:
         say(
-            f"the disk is full: {free:,} bytes are free for {progress.state.parent}; make room and call again, finished rows are kept"
+            f"the disk is full: {free:,} bytes are free for {progress.state.parent}; make room and call again, what is trained is kept"
         )
     elif left and not failed:
         say(f"the engine ended with status {status}; its log: {progress.state / 'logs' / 'engine.log'}")
