@@ -21,10 +21,10 @@ from quick_profile import write_quick_profile
 
 from iqa_repro.batch import graph
 from iqa_repro.batch.graph import plan_jobs
-from iqa_repro.batch.jobs import JobFiles
 from iqa_repro.batch.needs import ARTEFACTS, list_artefacts
+from iqa_repro.core import code
 from iqa_repro.core.paths import cache_root, figures_root
-from iqa_repro.study.rows import complete_rows
+from iqa_repro.study.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 CALL = "import sys; sys.argv[0] = 'iqa-repro'; from iqa_repro.app.cli import main; main()"
@@ -88,7 +88,12 @@ def kill_when(run, true):
 
 def measured(path):
     "Rows without what names the profile"
-    return pd.DataFrame(complete_rows(path)).drop(columns=["profile", "params"])
+    return read_rows(path).drop(columns=["profile", "params"])
+
+
+def kept(cache, kind):
+    "Entries of a memo"
+    return list((cache / "memo" / kind).glob("*.json"))
 
 
 def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
@@ -99,22 +104,29 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
     killed, whole = profile("killed_reproduce", **longer), profile("whole_reproduce", **longer)
     rows, state = figures_root(killed.stem) / name / "rows.csv", figures_root(killed.stem) / ".batch"
     expected = 4 * 2  # λ, metrics: one split, one number of labels
+    cache = tmp_path / "cache"
     for least in sorted(np.random.default_rng(5).choice(np.arange(1, expected // 2), kills, replace=False)):
-        kill_when(call(killed, name, cache=tmp_path / "cache"), lambda n=least: len(complete_rows(rows)) >= n)
+        kill_when(call(killed, name, cache=cache), lambda n=least: len(kept(cache, "trial")) >= n)
         wait_for(lambda: not at_work(state), 30, "all processes of the killed run have ended")
-    assert 0 < len(complete_rows(rows)) < expected
-    said = call(killed, name, cache=tmp_path / "cache").communicate(timeout=600)[0]
+    trained = len(kept(cache, "trial"))
+    assert 0 < trained <= expected // 2 and not rows.exists()
+    said = call(killed, name, cache=cache).communicate(timeout=600)[0]
     assert "1 of 1 made in" in said, said
     facts = json.loads((rows.parent / "run.json").read_text(encoding="utf-8"))
-    assert facts["rows_kept"] > 0 and facts["rows_kept"] + facts["rows_made"] == expected
+    assert (facts["rows_kept"], facts["rows_made"]) == (2 * trained, expected - 2 * trained)
+
+    former, begun = {p.name: p.read_bytes() for p in rows.parent.glob("*.*")}, rows.parent / ".new"
+    kill_when(call(killed, name, "--force", cache=cache), lambda: (begun / "rows.csv").exists())
+    wait_for(lambda: not at_work(state), 30, "all processes of the killed run have ended")
+    now = {p.name: p.read_bytes() for p in rows.parent.glob("*.*")}
+    assert all(now[file] == former[file] for file in former if file != "run.ipynb")  # until the new ones are whole
 
     own = tmp_path / "other cache"  # nothing of the killed run helps
     said = call(whole, name, "--fan-out", "--jobs", "2", cache=own).communicate(timeout=900)[0]
     assert "1 of 1 notebooks to run, 3 stages before them" in said and "4 of 4 made in" in said, said
     other = figures_root(whole.stem) / name / "rows.csv"
     pd.testing.assert_frame_equal(measured(rows), measured(other))
-    trials = [p for p in (own / "memo" / "trial").iterdir() if p.suffix == ".json"]
-    prompts = [p for p in (own / "memo" / "prompts").iterdir() if p.suffix == ".json"]
+    trials, prompts = kept(own, "trial"), kept(own, "prompts")
     assert len(trials) == 4 and len(prompts) == 1  # the notebook at the end trained nothing of its own
     begun = json.loads((other.parent / "run.json").read_text(encoding="utf-8"))["started"]
     assert max(p.stat().st_mtime for p in trials) < pd.Timestamp(begun).timestamp() + 1
@@ -160,26 +172,24 @@ def test_killed_notebook_is_told_from_a_failed_cell(profile):
 def test_changed_module_touches_those_that_import_it(monkeypatch):
     names = ["uniqa/fig14", "uniqa/fig4", "grmp_iqa/table7"]
     before = {job.name: job for job in plan_jobs(names, "embedded")}
-    usual = graph._file_digest
-    monkeypatch.setattr(
-        graph, "_file_digest", lambda file: "0" * 12 if file.name == "retrieval.py" else usual(file)
-    )
+    usual = code._module_digest
+    changed = lambda module: "0" * 12 if module.endswith(".retrieval") else usual(module)
+    monkeypatch.setattr(code, "_module_digest", changed)
     after = {job.name: job for job in plan_jobs(names, "embedded")}
-    changed = [name for name in names if before[name].digest != after[name].digest]
+    changed = [name for name in names if before[name].entry != after[name].entry]
     assert changed == ["uniqa/fig4"]
     usual_code = graph.notebook_code
     monkeypatch.setattr(
         graph, "notebook_code", lambda path: usual_code(path) + "\n1" * (path.stem == "table7")
     )
     again = {job.name: job for job in plan_jobs(names, "embedded")}
-    assert [name for name in names if after[name].digest != again[name].digest] == ["grmp_iqa/table7"]
+    assert [name for name in names if after[name].entry != again[name].entry] == ["grmp_iqa/table7"]
 
 
 def test_committed_results_are_as_their_runs_left_them():
     root = figures_root("embedded")
     for job in plan_jobs(list(ARTEFACTS), "embedded"):
-        if not JobFiles(root / ".batch", job.name).begun.exists():
-            assert graph.foreign_outputs(job, root) == []
+        assert graph.foreign_outputs(job, root) == []
     folders = {path.parent.relative_to(root).as_posix() for path in root.glob("*/*/run.json")}
     assert folders - {name for name in folders if name.startswith("benchmark/")} == set(list_artefacts())
 

@@ -12,7 +12,7 @@ import pytest
 from quick_profile import write_quick_profile
 
 from iqa_repro.core.paths import cache_root, figures_root
-from iqa_repro.study.rows import complete_rows
+from iqa_repro.study.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 CALL = "import sys; sys.argv[0] = 'iqa-repro'; from iqa_repro.app.cli import main; main()"
@@ -44,7 +44,7 @@ def start(profile, cache, *words):
 
 
 def measured(profile):
-    rows = pd.DataFrame(complete_rows(figures_root(profile.stem) / NAME / "rows.csv"))
+    rows = read_rows(figures_root(profile.stem) / NAME / "rows.csv")
     return rows.drop(columns=["profile", "params"])
 
 

@@ -29,7 +29,7 @@ from ..core.paths import figures_root, project_root
 from ..clip.inputs import load_settings
 from ..core.profiles import load_profile
 from ..core.resources import pick_device
-from .graph import foreign_outputs, plan_jobs, reason_to_run, write_graph
+from .graph import foreign_outputs, notebook_jobs, plan_jobs, reason_to_run, write_graph
 from .jobs import Job, JobFiles, read_state
 from .needs import ARTEFACTS, notebook_of
 
@@ -287,13 +287,16 @@ def reproduce(
     names, blocked = _can_run(names, profile)
     state = figures_root(loaded.name, smoke) / ".batch"
     shares = (jobs or (SHARES if engine_profile else _default_jobs(loaded))) if fan_out else 0
-    plan = plan_jobs(names, profile, smoke, shares)
+    alone = notebook_jobs(names, load_settings(profile, smoke))
+    plan = lambda todo: plan_jobs(todo, profile, smoke, shares) if todo else []  # stages of those that run
     if dry_run:
-        return _say_dry(say, plan, state, names, blocked)
+        return _say_dry(say, plan(jobs_to_run(alone, state)), state, names, blocked)
     with only_run(state):
-        some = _prepare(plan, state, force, overwrite)
+        some = plan(_prepare(alone, state, force, overwrite))
+        todo = jobs_to_run(some, state)
+        some = [job for job in some if job.name in todo]
         at_once = max(1, min(jobs or (10_000 if engine_profile else _default_jobs(loaded)), len(some)))
-        _say_plan(say, names, {job.name for job in some}, blocked)
+        _say_plan(say, names, todo, blocked)
         progress = Progress(some, state, at_once)
         status = _run(progress, profile, smoke, keep_going, engine_profile, console) if some else 0
         failed = _say_end(say, progress, profile, smoke, status) if some else False
@@ -310,16 +313,15 @@ def _say_dry(say, plan, state, names, blocked):
     return int(bool(blocked))
 
 
-def _prepare(plan, state, force, overwrite):  # jobs that run, without an entry
-    foreign = {job.name: foreign_outputs(job, state.parent) for job in plan}
+def _prepare(alone, state, force, overwrite):  # names of notebooks that run, without an entry
+    foreign = {job.name: foreign_outputs(job, state.parent) for job in alone}
     if not overwrite:
         _refuse_foreign([line for lines in foreign.values() for line in lines], state)
-    todo = jobs_to_run(plan, state)
-    for job in plan:
-        if job.kind == "notebook" and (force or foreign[job.name] or job.name in todo):
-            job.entry.path.unlink(missing_ok=True)  # what it made is gone, or not wanted
-    todo = jobs_to_run(plan, state)
-    return [job for job in plan if job.name in todo]
+    why = jobs_to_run(alone, state)
+    todo = [job for job in alone if force or foreign[job.name] or job.name in why]
+    for job in todo:
+        job.entry.path.unlink(missing_ok=True)  # what it made is gone, or not wanted
+    return [job.name for job in todo]
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #a561f684
 def _run(progress, profile, smoke, keep_going, engine_profile, console):  # the engine's status
