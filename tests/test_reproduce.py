@@ -105,7 +105,7 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
     rows, state = figures_root(killed.stem) / name / "rows.csv", figures_root(killed.stem) / ".batch"
     expected = 4 * 2  # λ, metrics: one split, one number of labels
     cache = tmp_path / "cache"
-    for least in sorted(np.random.default_rng(5).choice(np.arange(1, expected // 2), kills, replace=False)):
+    for least in sorted(np.random.default_rng(11).choice(np.arange(1, expected // 2), kills, replace=False)):
         kill_when(call(killed, name, cache=cache), lambda n=least: len(kept(cache, "trial")) >= n)
         wait_for(lambda: not at_work(state), 30, "all processes of the killed run have ended")
     trained = len(kept(cache, "trial"))

@@ -187,11 +187,15 @@ def reason_to_run(
     "Why a job has to be made, or made again (our choice)"
     if job.kind != "notebook":
         return "" if job.entry.made() else "not made yet"
-    if (kept := job.entry.read()) is not None:
-        return _other_files(kept["value"], state.parent)
-    last = read_state(JobFiles(state, job.name).status)
-    if last.get("digest") != job.entry.digest:
-        return _differences(last["parts"], job.entry.parts) if last else "not made yet"
+    kept, last = job.entry.read(), read_state(JobFiles(state, job.name).status)
+    if kept and not (other := _other_files(kept["value"], state.parent)):
+        return ""
+    if last and last["digest"] != job.entry.digest:
+        return _differences(last["parts"], job.entry.parts)
+    if kept:
+        return other
+    if not last:
+        return "not made yet"
     return "is not in the memo any more" if "seconds" in last else "was stopped, goes on"
 
 # %% ../../nbs/8_batch/05_graph.ipynb #b77925d4

@@ -219,7 +219,7 @@ def find_troubles(
             "A run was begun and did not end; there is no result." if begun else "This artefact was not run."
         )
         troubles.append(told)
-    edited = f"is not the file that the run of {when} wrote: it was edited, or a later run did not end."
+    edited = f"is not the file that the run of {when} wrote: it was edited."
     for file, digest in (record or {}).get("files", {}).items():
         if not (here / file).exists():
             troubles.append(f"{file} is missing, though the record of the run names it.")

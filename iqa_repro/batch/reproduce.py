@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -217,11 +217,8 @@ def run_engine(
     with open(log, "w", encoding="utf-8") as out:
         engine = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
         try:
-            with (
-                Live(console=console, refresh_per_second=2, transient=True)
-                if console.is_terminal
-                else _silence() as live
-            ):
+            shown = Live(console=console, refresh_per_second=2, transient=True)
+            with shown if console.is_terminal else nullcontext() as live:
                 while engine.poll() is None:
                     _show(progress, console, live)
                     time.sleep(0.5)
@@ -231,11 +228,6 @@ def run_engine(
     return engine.returncode
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #cf86a784
-@contextmanager
-def _silence():
-    yield None
-
-
 def _show(progress, console, live):
     jobs = {job.name: job for job in progress.jobs}
     for name in progress.look():

@@ -124,7 +124,7 @@ def _read_claims(folder, record):  # of one artefact
         if flaw := _claim_flaw(claim):
             raise ValueError(f"{path}: claim {i} {flaw}. {_again(path)}")
     if noted not in (None, sha256_of(path)):
-        said = f"the run of {record['started']} wrote: it was edited, or a later run did not end"
+        said = f"the run of {record['started']} wrote: it was edited"
         raise ValueError(f"{path} is not the file that {said}. {_again(path)}")
     return claims
 
