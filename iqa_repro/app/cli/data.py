@@ -8,11 +8,11 @@ __all__ = ['list_sets', 'get_set', 'check_sets', 'write_splits', 'data_app']
 # %% ../../../nbs/9_app/cli/05_data.ipynb #06ae5b56
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
-from .common import OF_ROOT, ROOT, show_table
+from .common import documented, show_table
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d9188ff1
 def list_sets() -> None:
@@ -39,17 +39,14 @@ def list_sets() -> None:
     typer.echo("embedded:NAME is a small stand-in of each set, made here, with no download.")
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d2d8ec3d
-_YES = Annotated[bool, typer.Option("--yes", help="The terms were read and are agreed to; do not ask.")]
-_OF_PLACE = "mirror or authors, where a set can be had at both."
-_OF_FILE = "An archive or label file fetched by hand; may be given several times."
-
-
+@documented("get")
 def get_set(
-    name: Annotated[str, typer.Argument(help="Name in `iqa-repro data list`.")],
-    root: ROOT = None,
-    yes: _YES = False,
-    place: Annotated[str | None, typer.Option("--from", help=_OF_PLACE)] = None,
-    file: Annotated[list[Path] | None, typer.Option("--file", help=_OF_FILE)] = None,
+    name: str,
+    *,
+    root: Path | None = None,
+    yes: bool = False,
+    place: str | None = None,
+    file: list[Path] | None = None,
 ) -> None:
     "Fetch, check and unpack a data set. Terms are shown first. The same command resumes a download that broke off."
     from iqa_repro.core.paths import data_root
@@ -74,9 +71,8 @@ def get_set(
         raise typer.Exit(1)
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #a83e5c68
-def check_sets(
-    root: Annotated[Path | None, typer.Argument(help=OF_ROOT)] = None,
-) -> None:
+@documented("check")
+def check_sets(root: Path | None = None) -> None:
     "Which data sets a folder has, and whether they are complete. Status 1 if one is not."
     from iqa_repro.core.paths import data_root
     from iqa_repro.data.catalog import check_datasets
@@ -121,19 +117,16 @@ def _table_of(name, root):
     return load_dataset(name, None)
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d417fb4a
-_OUT = Annotated[Path, typer.Option(help="Folder for the files; they go into a folder of the set's name.")]
-_OF_SEED = "Of the first random split; the next one has seed + 1. [default: 2024]"
-_OF_BY = "reference or image. [default: reference, where the set has them]"
-
-
+@documented("splits")
 def write_splits(
-    name: Annotated[str, typer.Argument(help="Name in `iqa-repro data list`, or embedded:NAME.")],
-    root: ROOT = None,
-    out: _OUT = Path("splits"),
-    seed: Annotated[int | None, typer.Option(help=_OF_SEED)] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many random splits. [default: 10]")] = None,
-    by: Annotated[str | None, typer.Option(help=_OF_BY)] = None,
-    test_share: Annotated[float | None, typer.Option(help="Share of the test part. [default: 0.2]")] = None,
+    name: str,
+    *,
+    root: Path | None = None,
+    out: Path = Path("splits"),
+    seed: int | None = None,
+    count: int | None = None,
+    by: str | None = None,
+    test_share: float | None = None,
 ) -> None:
     "Write a set's official split, or random ones, as text files with hashes that others can replay."
     from iqa_repro.data.split_files import write_split

@@ -7,13 +7,12 @@ __all__ = ['SIGNS', 'coarse_map', 'explain_picture']
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #98584647
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from ...core.paths import check_not_read
-from .common import CLIP, CROPS, DEVICE, METHOD, PRETRAINED, SHORT_SIDE, WEIGHTS
-from .common import load_scorer
+from .common import documented, load_scorer
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #ff027a9a
 if TYPE_CHECKING:
@@ -93,23 +92,23 @@ def _print_tables(found, image, output):
         console.print(f"page: {escape(_plain(output))}")
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #8b492227
-_PAGE = Annotated[str | None, typer.Option("--output", "-o", help="Also write a page: .png, .svg or .pdf.")]
-_SAID = (
-    "score method weights demonstration prompts levels own_levels map notes figure".split()
-)  # in the object
+# in the JSON object
+_SAID = "score method weights demonstration prompts levels own_levels map notes figure".split()
 
 
+@documented("explain")
 def explain_picture(
-    image: Annotated[str, typer.Argument(help="One picture.", metavar="IMAGE")],
-    method: METHOD = None,
-    weights: WEIGHTS = None,
-    output: _PAGE = None,
-    clip: CLIP = "tiny",
-    pretrained: PRETRAINED = None,
-    crops: CROPS = 1,
-    short_side: SHORT_SIDE = None,
-    device: DEVICE = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    image: str,
+    *,
+    method: str | None = None,
+    weights: str | None = None,
+    output: str | None = None,
+    clip: str = "tiny",
+    pretrained: str | None = None,
+    crops: int = 1,
+    short_side: int | None = None,
+    device: str = "cpu",
+    as_json: bool = False,
 ) -> None:
     "Why a picture has its score: the sentences it was made of, its levels, and where it was raised or lowered."
     if output and not output.lower().endswith((".png", ".svg", ".pdf")):
