@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'KINDS', 'TABLE_LIMIT', 'MOST_ROWS', 'JSON_START', 'kind_of', 'check_rows_of_parquet', 'table_of',
-           'read_scores', 'ScoreTable', 'read_score_table', 'write_csv']
+           'read_scores', 'ScoreTable', 'read_score_table', 'write_table']
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #770c7eb0
 import csv
@@ -176,13 +176,18 @@ def read_score_table(
     return ScoreTable(name, series, int((~given).sum()), "demonstration weights" in name)
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #695fe699
-def write_csv(
+def write_table(
     frame: pd.DataFrame,  # without its index
-    path: str | Path,  # CSV file
-    **options: Any,  # as for `DataFrame.to_csv`
+    path: str | Path,  # .jsonl, .parquet, or a CSV file
+    **options: Any,  # for a CSV file, as for `DataFrame.to_csv`
 ) -> None:
-    "Write a frame as CSV that reads back as it was (our choice)"
+    "Write a frame that reads back as it was, as a whole or not at all (our choice)"
     texts = frame.select_dtypes(exclude="number").to_numpy().ravel()
     options |= {"index": False, "lineterminator": "\n", "errors": "surrogateescape"}
     with atomic_path(path) as part:
-        frame.to_csv(part, quoting=csv_quoting(texts), **options)
+        if part.suffix.lower() == ".jsonl":
+            frame.to_json(part, orient="records", lines=True, force_ascii=False)
+        elif part.suffix.lower() == ".parquet":
+            frame.to_parquet(part, index=False)
+        else:
+            frame.to_csv(part, quoting=csv_quoting(texts), **options)

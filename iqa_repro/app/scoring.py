@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from joblib import cpu_count
 from PIL import Image
 
-from .score_tables import COLUMNS, kind_of, read_scores, table_of
+from .score_tables import COLUMNS, kind_of, read_scores, table_of, write_table
 from .scorer import Scorer
 from ..core.names import need
 from ..core.paths import atomic_path, csv_quoting
@@ -194,8 +194,7 @@ def _journal(target, mark, paths) -> Iterator[_Journal]:  # rows that are to be 
             _put(part, "w", list(journal.kept.values()))
         yield journal
         if kind == ".parquet":
-            with atomic_path(target) as part:
-                read_scores(place).to_parquet(part, index=False)
+            write_table(read_scores(place), target)
             place.unlink()
 
 # %% ../../nbs/9_app/02_scoring.ipynb #31d27e6a

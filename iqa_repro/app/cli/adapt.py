@@ -66,7 +66,7 @@ def _list_disagreements(rows):
         shown = [
             (plain_text(r.picture, 200), f"{r.rank_a:.2f}", f"{r.rank_b:.2f}") for r in rows.itertuples()
         ]
-        show_table({"picture": "left", "A": "right", "B": "right"}, shown)
+        show_table(["picture", "A", "B"], shown, right={"A", "B"})
 
 # %% ../../../nbs/9_app/cli/03_adapt.ipynb #970afd8c
 @documented("compare")

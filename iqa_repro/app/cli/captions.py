@@ -153,16 +153,6 @@ def _relevance(captions, root, clip, pretrained, weights, device):
     shown = " (demonstration weights)" if backbone.pretrained in ("embedded", "random") else ""
     return relevance(backbone, Pictures(paths["image"].unique()), paths), by + shown
 
-# %% ../../../nbs/9_app/cli/04_captions.ipynb #8d2677df
-def _write_kept(kept, output):
-    from iqa_repro.app.score_tables import write_csv
-    from iqa_repro.core.paths import atomic_path
-
-    if output.suffix.lower() == ".csv":
-        return write_csv(kept, output)
-    with atomic_path(output) as part:
-        kept.to_json(part, orient="records", lines=True, force_ascii=False)
-
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #3f9f55fa
 @documented("purify")
 def purify_captions(
@@ -182,6 +172,7 @@ def purify_captions(
     "Keep the best captions of every picture, such as: iqa-repro purify comments.csv -k 4 -o purified.csv"
     if output.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"captions are written as .csv or .jsonl, got {output}")
+    from iqa_repro.app.score_tables import write_table
     from iqa_repro.captions.files import read_caption_table
     from iqa_repro.captions.purification import check_captions, purify
 
@@ -193,6 +184,6 @@ def purify_captions(
         scores, by = _relevance(captions, root or table.parent, clip, pretrained, weights, device)
         captions = captions.assign(relevance=scores)
     kept = purify(captions, k, alpha, beta, unique)
-    _write_kept(kept, output)
+    write_table(kept, output)
     count = f"{len(kept)} of {len(captions)} captions of {captions['image'].nunique()} pictures"
     typer.echo(f"{output}: {count}, by {by}", err=True)

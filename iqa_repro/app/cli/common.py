@@ -12,11 +12,11 @@ import time
 import tomllib
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -106,13 +106,14 @@ def progress(
 
 # %% ../../../nbs/9_app/cli/00_common.ipynb #7810b273
 def show_table(
-    columns: dict[str, Literal["left", "right"]],  # heading -> side
-    rows: Sequence[tuple[str, ...]],  # a text for each column
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, ...]],  # a text for each heading
+    right: Collection[str] = (),  # headings of numbers
 ) -> None:
     "Print a table of at most 80 columns, on a narrower screen less (our choice)"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading, side in columns.items():
-        table.add_column(heading, justify=side, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
     for row in rows:
         clean = ("".join(one if one.isprintable() or one == "\n" else " " for one in cell) for cell in row)
         table.add_row(*clean)
@@ -151,16 +152,17 @@ def documented(
 def load_scorer(
     method: str | None,  # a name, or None
     weights: str | None,  # a checkpoint, or None
-    named: dict,  # clip and crops, for a name only, and pretrained
+    clip: str = "tiny",  # for a name only
+    pretrained: str | None = None,  # as for `load`
+    crops: int = 1,  # for a name only
     **options: Any,  # as for `load`
 ) -> "Scorer":  # ready to score
     "The scorer that the options of a command name (our choice)"
-    plain = {"clip": "tiny", "crops": 1}
-    if weights and (method or any(named.get(word, value) != value for word, value in plain.items())):
+    if weights and (method or (clip, crops) != ("tiny", 1)):
         own = "--weights names its method, backbone and crops"
         raise ValueError(f"{own}, so --method, --clip and --crops have no say; leave them out")
     from iqa_repro.app.scorer import load
 
     if weights:
-        return load(weights, pretrained=named.get("pretrained"), **options)
-    return load(method or "clipiqa", **named, **options)
+        return load(weights, pretrained=pretrained, **options)
+    return load(method or "clipiqa", clip, pretrained, crops, **options)

@@ -32,22 +32,13 @@ def coarse_map(
 
     if rows < 1 or columns < 1:
         raise ValueError(f"a map has at least one row and one column, got {rows} and {columns}")
-    seen = explanation.seen
-    down, across = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    lines: list[list[str]] = []
-    for i in range(rows):
-        lines.append([])
-        for j in range(columns):
-            y, x = (slice(*_span(place, k, n)) for place, k, n in ((down, i, rows), (across, j, columns)))
-            inside = explanation.heat[y, x][seen[y, x]]
-            lines[-1].append("  " if not inside.size else SIGNS[min(4, int(5 * inside.mean()))])
-    return lines
-
-
-def _span(places, k, n):  # first pixel and the one after the last of part k of n, at least one pixel
-    first, extent = int(places[0]), int(places[-1] - places[0] + 1)
-    start = first + extent * k // n
-    return start, max(start + 1, first + extent * (k + 1) // n)
+    places = [np.flatnonzero(explanation.seen.any(axis)) for axis in (1, 0)]
+    box = tuple(slice(at[0], at[-1] + 1) for at in places)
+    seen, heat = explanation.seen[box].astype(float), explanation.heat[box]
+    starts = [side * np.arange(n) // n for side, n in zip(seen.shape, (rows, columns), strict=True)]
+    sums = lambda pixels: np.add.reduceat(np.add.reduceat(pixels, starts[0], 0), starts[1], 1)
+    fifths = (5 * sums(seen * heat) / sums(seen).clip(min=1)).astype(int).clip(max=4)
+    return np.where(sums(seen) > 0, np.array(SIGNS)[fifths], "  ").tolist()
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #6c9c1810
 def _plain(name):  # one line that any terminal can show
@@ -114,8 +105,8 @@ def explain_picture(
     if output and not output.lower().endswith((".png", ".svg", ".pdf")):
         raise ValueError(f"a page is written as .png, .svg or .pdf, got {output!r}")
     check_not_read(output or "", [image])
-    named = {"clip": clip, "pretrained": pretrained, "crops": crops}
-    scorer = load_scorer(method, weights, named, device=device, short_side=short_side)
+    options = {"device": device, "short_side": short_side}
+    scorer = load_scorer(method, weights, clip, pretrained, crops, **options)
     from iqa_repro.app.explaining import explain, show_explanation
 
     found = explain(scorer, image)

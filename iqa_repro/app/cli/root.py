@@ -44,12 +44,8 @@ def _root(*, version: bool = False, debug: bool = False) -> None:
 
 def make_app() -> typer.Typer:  # the command `iqa-repro`
     "The root command with everything under it (our choice)"
-    quiet: dict[str, Any] = {
-        "rich_markup_mode": None,
-        "pretty_exceptions_enable": False,
-        "add_completion": False,
-    }
-    app = typer.Typer(cls=ErrorsInOneLine, no_args_is_help=True, **quiet)
+    quiet: dict[str, Any] = dict(pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(cls=ErrorsInOneLine, no_args_is_help=True, rich_markup_mode=None, **quiet)
     about = "CLIP as a judge of pictures: score your own, adapt to your labels, reproduce GRMP-IQA and UniQA."
     app.callback(invoke_without_command=True, help=about, epilog=STATUSES)(_root)
     for word, (command, example) in COMMANDS.items():

@@ -61,7 +61,7 @@ def score_pictures(
 ) -> None:
     "Score pictures of your own into a table; the same command resumes a stopped run."
     options = {"device": device, "batch": batch, "precision": precision, "short_side": short_side}
-    scorer = load_scorer(method, weights, {"clip": clip, "pretrained": pretrained, "crops": crops}, **options)
+    scorer = load_scorer(method, weights, clip, pretrained, crops, **options)
     from PIL import Image
 
     if not 0 < megapixels < 1e5:
