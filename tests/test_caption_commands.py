@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 import typer
 from PIL import Image
+from tiny_captioner import make_tiny_captioner
 from typer.testing import CliRunner
 
 from iqa_repro.app.cli import ErrorsInOneLine
 from iqa_repro.app.cli.captions import caption_pictures, purify_captions
-from iqa_repro.captions.captioners import make_tiny_captioner
 from iqa_repro.captions.files import read_caption_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,15 +18,9 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from tiny_captioner import make_tiny_captioner
 
-from iqa_repro.captions.captioners import (
-    BackendError,
-    Decoding,
-    LocalCaptioner,
-    ServerCaptioner,
-    Traffic,
-    make_tiny_captioner,
-)
+from iqa_repro.captions.captioners import BackendError, Decoding, LocalCaptioner, ServerCaptioner, Traffic
 from iqa_repro.captions.files import caption_lines, read_captions, write_captions
 from iqa_repro.captions.instructions import CaptionRequest
 from iqa_repro.data.images import write_image

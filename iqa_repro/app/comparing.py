@@ -13,7 +13,7 @@ import pandas as pd
 
 from .cards import DEMONSTRATION, plain_text
 from .intervals import Measured, measure, quick_krcc, quick_plcc, quick_srcc
-from .score_tables import ScoreTable, read_score_table, write_csv
+from .score_tables import ScoreTable, read_score_table, write_table
 from ..figures.gmad import LEVELS, gmad_pairs, unit_ranks
 
 # %% ../../nbs/9_app/05_comparing.ipynb #7d58dfda
@@ -89,5 +89,5 @@ def write_pairs(result: Comparison, path: str | Path) -> Path:  # of `compare` â
     "Write the gMAD pairs, the largest difference first (our choice)"
     path, table = Path(path).expanduser(), result.pairs
     table = table.sort_values("gap", ascending=False, kind="stable") if len(table) else table
-    write_csv(table, path, float_format="%.4f")
+    write_table(table, path, float_format="%.4f")
     return path

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'KINDS', 'TABLE_LIMIT', 'MOST_ROWS', 'JSON_START', 'kind_of', 'check_rows_of_parquet', 'table_of',
-           'read_scores', 'ScoreTable', 'read_score_table', 'write_csv']
+           'read_scores', 'ScoreTable', 'read_score_table', 'write_table']
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #770c7eb0
 import csv
@@ -39,9 +39,8 @@ def kind_of(path: Path) -> str:  # file to write or read → one of KINDS
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #a8fd8aae
 def _foreign(path, found):
-    return ValueError(
-        f"{path} is no table of scores: its columns are {found}, not {list(COLUMNS)}; name another file"
-    )
+    columns = f"its columns are {found}, not {list(COLUMNS)}"
+    return ValueError(f"{path} is no table of scores: {columns}; name another file")
 
 
 def _csv_table(path, ours):
@@ -50,8 +49,6 @@ def _csv_table(path, ours):
             head, *lines = list(csv.reader(file)) or [list(COLUMNS)]
         except csv.Error as error:
             raise ValueError(f"{path} is no table of scores: {error}; name another file") from error
-    if ours and tuple(head) != COLUMNS:
-        raise _foreign(path, head[:6])
     wide = [number for number, line in enumerate(lines, 1) if len(line) > len(head)]
     if not ours and (wide or len(set(head)) < len(head)):
         what = f"row {wide[0]} has more fields than the header" if wide else "two columns have one name"
@@ -69,9 +66,8 @@ def _json_table(path, ours):
         except (ValueError, RecursionError):
             if line is lines[-1] and (line.startswith(JSON_START) or JSON_START.startswith(line)):  # cut off
                 break
-            raise ValueError(
-                f"{path} is no table of scores: line {number} is no JSON; name another file"
-            ) from None
+            what = f"line {number} is no JSON; name another file"
+            raise ValueError(f"{path} is no table of scores: {what}") from None
         if not isinstance(row, dict) or (ours and tuple(row) != COLUMNS):
             raise _foreign(path, list(row)[:6] if isinstance(row, dict) else type(row).__name__)
         rows.append(row)
@@ -85,9 +81,8 @@ def check_rows_of_parquet(path: str | Path) -> None:  # Parquet file
     facts = ParquetFile(path).metadata
     size = sum(facts.row_group(i).total_byte_size for i in range(facts.num_row_groups))
     if facts.num_rows > MOST_ROWS or size > TABLE_LIMIT:
-        raise ValueError(
-            f"{facts.num_rows:,} rows of {size:,} bytes are over the limits of {MOST_ROWS:,} and {TABLE_LIMIT:,}"
-        )
+        limits = f"{MOST_ROWS:,} and {TABLE_LIMIT:,}"
+        raise ValueError(f"{facts.num_rows:,} rows of {size:,} bytes are over the limits of {limits}")
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #4375991e
 def _parquet_table(path, ours):
@@ -97,8 +92,6 @@ def _parquet_table(path, ours):
         table = pd.read_parquet(path)
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, OverflowError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as a table of scores: {error}; name another file") from error
-    if ours and tuple(table.columns) != COLUMNS:
-        raise _foreign(path, list(table.columns)[:6])
     return table.astype(object).where(table.notna(), None)
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #4f31a5ce
@@ -108,13 +101,15 @@ def table_of(
 ) -> pd.DataFrame:  # of objects
     "A table of scores as it is, without a last row that was cut off (our choice)"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no table of scores at {path}; make one with `iqa-repro score PICTURES -o {path.name}`"
-        )
+        how = f"make one with `iqa-repro score PICTURES -o {path.name}`"
+        raise FileNotFoundError(f"no table of scores at {path}; {how}")
     check_size(path, TABLE_LIMIT, "table of scores")
     readers: dict[str, Callable] = {".csv": _csv_table, ".jsonl": _json_table, ".parquet": _parquet_table}
     kind = kind_of(path) if ours else path.suffix.lower()
-    return readers.get(kind, _csv_table)(path, ours)
+    table = readers.get(kind, _csv_table)(path, ours)
+    if ours and tuple(table) != COLUMNS:
+        raise _foreign(path, list(table)[:6])
+    return table
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #dfb7f108
 def _scores(path, column, most=np.inf):  # (n,) float, NaN where there is none
@@ -126,9 +121,8 @@ def _scores(path, column, most=np.inf):  # (n,) float, NaN where there is none
     odd = given & ~(np.isfinite(scores) & (scores.abs() <= most))
     if odd.any():
         row = int(odd.to_numpy().argmax())
-        raise ValueError(
-            f"{path}: {int(odd.sum())} scores are no finite numbers, first in row {row + 1}: {plain_text(column.iloc[row], 40)!r}"
-        )
+        first = f"first in row {row + 1}: {plain_text(column.iloc[row], 40)!r}"
+        raise ValueError(f"{path}: {int(odd.sum())} scores are no finite numbers, {first}")
     return scores
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #4030ff78
@@ -151,9 +145,8 @@ class ScoreTable:
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #fa1b0a4e
 def _named(table, path):  # the scorer in words
-    marks = [
-        sorted({str(one) for one in table[name].dropna()}) for name in ("method", "weights") if name in table
-    ]
+    there = [table[name].dropna() for name in ("method", "weights") if name in table]
+    marks = [sorted(set(map(str, column))) for column in there]
     return " with ".join(plain_text(", ".join(mark), 120) for mark in marks if mark) or path.stem
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #3f412bb5
@@ -183,19 +176,18 @@ def read_score_table(
     return ScoreTable(name, series, int((~given).sum()), "demonstration weights" in name)
 
 # %% ../../nbs/9_app/01_score_tables.ipynb #695fe699
-def write_csv(
+def write_table(
     frame: pd.DataFrame,  # without its index
-    path: str | Path,  # CSV file
-    **options: Any,  # as for `DataFrame.to_csv`
+    path: str | Path,  # .jsonl, .parquet, or a CSV file
+    **options: Any,  # for a CSV file, as for `DataFrame.to_csv`
 ) -> None:
-    "Write a frame as CSV that reads back as it was (our choice)"
+    "Write a frame that reads back as it was, as a whole or not at all (our choice)"
     texts = frame.select_dtypes(exclude="number").to_numpy().ravel()
+    options |= {"index": False, "lineterminator": "\n", "errors": "surrogateescape"}
     with atomic_path(path) as part:
-        frame.to_csv(
-            part,
-            index=False,
-            lineterminator="\n",
-            quoting=csv_quoting(texts),
-            errors="surrogateescape",
-            **options,
-        )
+        if part.suffix.lower() == ".jsonl":
+            frame.to_json(part, orient="records", lines=True, force_ascii=False)
+        elif part.suffix.lower() == ".parquet":
+            frame.to_parquet(part, index=False)
+        else:
+            frame.to_csv(part, quoting=csv_quoting(texts), **options)

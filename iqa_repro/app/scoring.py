@@ -11,8 +11,9 @@ import glob
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from filelock import FileLock, Timeout
 from joblib import cpu_count
 from PIL import Image
 
-from .score_tables import COLUMNS, kind_of, read_scores, table_of
+from .score_tables import COLUMNS, kind_of, read_scores, table_of, write_table
 from .scorer import Scorer
 from ..core.names import need
 from ..core.paths import atomic_path, csv_quoting
@@ -31,9 +32,8 @@ from ..data.images import FORMATS, decode_picture
 from ..data.pictures import read_ahead
 
 # %% ../../nbs/9_app/02_scoring.ipynb #630284f3
-ENDINGS = tuple(  # taken from folders
-    ".jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm .jp2 .avif .heic .heif".split()
-)
+# what is taken from folders
+ENDINGS = tuple(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm .jp2 .avif .heic .heif".split())
 
 # %% ../../nbs/9_app/02_scoring.ipynb #d46427ab
 def find_pictures(
@@ -108,11 +108,8 @@ def _is_score(value):  # what somebody else wrote into the table is scored again
 
 
 def _is_torn(path):  # whether its last line has no end
-    if path.suffix.lower() == ".parquet" or not path.stat().st_size:
-        return False
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+    text = b"" if path.suffix.lower() == ".parquet" else path.read_bytes()
+    return text != b"" and not text.endswith(b"\n")
 
 # %% ../../nbs/9_app/02_scoring.ipynb #2eae7979
 def _put(path, mode, rows):
@@ -138,9 +135,8 @@ def _old_rows(files, mark, target):  # rows that stay, and when they were writte
         if made == mark:
             kept[row["path"]] = row
         elif not (torn and row is rows[-1]):
-            raise ValueError(
-                f"{target} holds scores of {' with '.join(map(str, made.values()))}, not of {' with '.join(mark.values())}; name another file"
-            )
+            theirs, ours = (" with ".join(map(str, one.values())) for one in (made, mark))
+            raise ValueError(f"{target} holds scores of {theirs}, not of {ours}; name another file")
     return kept, max((path.stat().st_mtime for path in old), default=0.0)
 
 # %% ../../nbs/9_app/02_scoring.ipynb #ed0def3f
@@ -160,49 +156,46 @@ def _locked(target):
         Path(lock.lock_file).unlink(missing_ok=True)
 
 # %% ../../nbs/9_app/02_scoring.ipynb #511ac162
+@dataclass(frozen=True)
 class _Journal:
-    def __init__(self, target, mark, paths):
-        self.target, self.mark, self.kind = target, mark, kind_of(target)
-        self.wanted = {self._name(path): path for path in paths}
-        self.place = target  # what grows
-        if self.kind == ".parquet":
-            need("pyarrow", "parquet")
-            self.place = target.with_name(f".{target.name}.rows.jsonl")
-
-    def __enter__(self):
-        with ExitStack() as stack:
-            stack.enter_context(_locked(self.target))
-            self.kept, self.since = _old_rows((self.target, self.place), self.mark, self.target)
-            for name in [name for name, path in self.wanted.items() if not self.has(path)]:
-                self.kept.pop(name, None)
-            with atomic_path(self.place) as part:
-                _put(part, "w", list(self.kept.values()))
-            self.close = stack.pop_all().close
-        return self
+    kind: str  # of the table
+    place: Path  # what grows
+    kept: dict[str, dict]  # rows of former runs by name
+    since: float  # when they were written
 
     def has(self, path):  # whether its score is there and not older than the picture
-        row = self.kept.get(self._name(path))
+        row = self.kept.get(self.name(path))
         if row is None or not _is_score(row["score"]):
             return False
         with suppress(OSError):
             return os.stat(path).st_mtime <= self.since
         return True  # gone since; its score stays
 
-    def _name(self, path):
+    def name(self, path):
         encoded = path.encode("utf-8", "surrogateescape")
         return encoded.decode("utf-8", "backslashreplace") if self.kind == ".parquet" else path
 
     def write(self, rows):
-        _put(self.place, "a", [row | {"path": self._name(row["path"])} for row in rows])
+        _put(self.place, "a", [row | {"path": self.name(row["path"])} for row in rows])
 
-    def __exit__(self, kind, error, trace):
-        try:
-            if self.kind == ".parquet" and kind is None:
-                with atomic_path(self.target) as part:
-                    read_scores(self.place).to_parquet(part, index=False)
-                self.place.unlink()
-        finally:
-            self.close()
+# %% ../../nbs/9_app/02_scoring.ipynb #ea2eb81b
+@contextmanager
+def _journal(target, mark, paths) -> Iterator[_Journal]:  # rows that are to be made again are not kept
+    kind, place = kind_of(target), target
+    if kind == ".parquet":
+        need("pyarrow", "parquet")
+        place = target.with_name(f".{target.name}.rows.jsonl")
+    with _locked(target):
+        journal = _Journal(kind, place, *_old_rows((target, place), mark, target))
+        for path in paths:
+            if not journal.has(path):
+                journal.kept.pop(journal.name(path), None)
+        with atomic_path(place) as part:
+            _put(part, "w", list(journal.kept.values()))
+        yield journal
+        if kind == ".parquet":
+            write_table(read_scores(place), target)
+            place.unlink()
 
 # %% ../../nbs/9_app/02_scoring.ipynb #31d27e6a
 class Count(NamedTuple):
@@ -220,7 +213,7 @@ def score_files(
 ) -> Count:
     "Score files into a table, a row each; new rows in the order in which the files were given (our choice)"
     paths, mark = list(dict.fromkeys(paths)), _mark(scorer)
-    with _Journal(Path(target), mark, paths) as journal:
+    with _journal(Path(target), mark, paths) as journal:
         todo = [path for path in paths if not journal.has(path)]
         failed, done = 0, len(paths) - len(todo)
         tell(done)

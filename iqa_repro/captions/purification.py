@@ -10,8 +10,9 @@ __all__ = ['WEIGHTS', 'ranks', 'informativeness', 'air_ranks', 'check_captions',
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,11 +33,8 @@ def ranks(
 ) -> np.ndarray:  # (n,) int, 1 = best of its group; of equal scores the earlier is better
     "Positions after sorting in descending order, stable (UniQA Eq. 3; ties: our choice)"
     scores, codes = _numbers(values, groups)
-    order = np.lexsort((-scores, codes))  # stable: equal scores of a group stay in their order
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))  # where the sorted groups begin
-    positions = np.empty(scores.size, dtype=int)
-    positions[order] = np.arange(1, scores.size + 1) - np.repeat(starts, np.diff(starts, append=scores.size))
-    return positions
+    places = pd.Series(scores).groupby(codes).rank(method="first", ascending=False)
+    return places.to_numpy(dtype=int)
 
 # %% ../../nbs/3_captions/05_purification.ipynb #0c984980
 def _numbers(values, groups):
@@ -257,17 +255,10 @@ def relevance(
 def _new_views(clip, pictures, numbers, workers):  # for each part, the images that no part before it has
     last = [-1, *(part[-1] for part in numbers[:-1])]
     fresh = [part[part > seen].tolist() for part, seen in zip(numbers, last, strict=True)]
-    options: dict[str, Any] = {"num_workers": workers, "collate_fn": list, "generator": torch.Generator()}
-    return DataLoader(_Views(pictures, clip.image_size), batch_sampler=fresh, **options)
+    views: Any = partial(_views, clip.image_size)  # in the process that reads
+    options: dict[str, Any] = {"num_workers": workers, "collate_fn": views, "generator": torch.Generator()}
+    return DataLoader(cast(Dataset[Tensor], pictures), batch_sampler=fresh, **options)
 
 
-@dataclass(frozen=True)
-class _Views(Dataset[Tensor]):
-    pictures: Pictures
-    size: int
-
-    def __len__(self):
-        return len(self.pictures)
-
-    def __getitem__(self, i):
-        return clip_view(self.pictures[i], self.size)
+def _views(size, images):
+    return [clip_view(image, size) for image in images]

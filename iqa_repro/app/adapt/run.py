@@ -20,7 +20,7 @@ from .labels import AdaptOptions, read_labels
 from .learners import LEARNERS
 from ..cards import made_with, plain_text
 from ..intervals import Measured, measure, quick_plcc, quick_srcc
-from ..score_tables import write_csv
+from ..score_tables import write_table
 from ..scorer import Scorer
 from ...clip.features import backbone_digest
 from ...core.names import did_you_mean
@@ -261,4 +261,4 @@ def write_predictions(table: pd.DataFrame, path: Path) -> None:  # of an AdaptRe
     "Every image with its label and what was predicted without it (our choice)"
     columns = ("image", "mos", "reference", "fold", "predicted_mos", "final")
     shown = table[[name for name in columns if name in table]].assign(fold=table["fold"] + 1)
-    write_csv(shown.round({"predicted_mos": 6, "final": 6}), path)
+    write_table(shown.round({"predicted_mos": 6, "final": 6}), path)

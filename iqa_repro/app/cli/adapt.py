@@ -7,21 +7,11 @@ __all__ = ['adapt_labels', 'compare_scores', 'show_card']
 
 # %% ../../../nbs/9_app/cli/03_adapt.ipynb #f0a83b37
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from .common import progress, show_table
+from .common import documented, progress, show_table
 from ...core.paths import check_not_read
-
-# %% ../../../nbs/9_app/cli/03_adapt.ipynb #71bc7889
-_LOWER = Annotated[bool, typer.Option("--lower-better", help="Low scores are the good ones, as of DMOS.")]
-_OF_OUTPUT = "Folder for checkpoint, report and predictions; or the checkpoint."
-_ROOT = Annotated[Path | None, typer.Option(help="Folder of the pictures' names [that of the CSV].")]
-_OF_CLIP = "tiny, or an open_clip name such as ViT-B-16-quickgelu [tiny]."
-_PRETRAINED = Annotated[str | None, typer.Option(help="Weights of the CLIP: a tag or a file [openai].")]
-_OF_WEIGHTS = "Meta-learned prompts for grmp; a pre-trained CLIP for uniqa."
-_OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")]
 
 # %% ../../../nbs/9_app/cli/03_adapt.ipynb #929ce360
 def _adapt(labels, shots, method, output, options):
@@ -42,23 +32,25 @@ def _adapt(labels, shots, method, output, options):
     typer.echo(f"wrote {made}, {page.name} and {table.name}", err=True)
 
 # %% ../../../nbs/9_app/cli/03_adapt.ipynb #1712b102
+@documented("adapt")
 def adapt_labels(
-    labels: Annotated[Path, typer.Argument(help="CSV with image,mos and, where known, reference.")],
-    low: Annotated[float | None, typer.Option(help="Lowest score that people could give.")] = None,
-    high: Annotated[float | None, typer.Option(help="Highest score that people could give.")] = None,
-    lower_better: _LOWER = False,
-    shots: Annotated[int | None, typer.Option(help="Labels to learn from [all].")] = None,
-    method: Annotated[str, typer.Option(help="Method that learns, such as grmp or uniqa.")] = "grmp",
-    output: Annotated[Path, typer.Option("--output", "-o", help=_OF_OUTPUT)] = Path("adapted"),
-    root: _ROOT = None,
-    folds: Annotated[int, typer.Option(help="Rounds of cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 2024,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    clip: Annotated[str | None, typer.Option(help=_OF_CLIP)] = None,
-    pretrained: _PRETRAINED = None,
-    weights: Annotated[Path | None, typer.Option(help=_OF_WEIGHTS)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the labels [the profile's].")] = None,
-    overwrite: _OVERWRITE = False,
+    labels: Path,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    lower_better: bool = False,
+    shots: int | None = None,
+    method: str = "grmp",
+    output: Path = Path("adapted"),
+    root: Path | None = None,
+    folds: int = 5,
+    seed: int = 2024,
+    device: str = "cpu",
+    clip: str | None = None,
+    pretrained: str | None = None,
+    weights: Path | None = None,
+    epochs: int | None = None,
+    overwrite: bool = False,
 ) -> None:
     "Adapt to labels of your own, such as: iqa-repro adapt labels.csv --low 1 --high 5 --shots 50 -o mine"
     options: dict = dict(low=low, high=high, root=root, folds=folds, seed=seed, device=device, epochs=epochs)
@@ -74,20 +66,18 @@ def _list_disagreements(rows):
         shown = [
             (plain_text(r.picture, 200), f"{r.rank_a:.2f}", f"{r.rank_b:.2f}") for r in rows.itertuples()
         ]
-        show_table({"picture": "left", "A": "right", "B": "right"}, shown)
+        show_table(["picture", "A", "B"], shown, right={"A", "B"})
 
 # %% ../../../nbs/9_app/cli/03_adapt.ipynb #970afd8c
-_OF_PAIRS = "CSV for pairs of pictures to look at (gMAD)."
-_OF_NAMES = "Pictures go by their file's name, whatever the folder."
-
-
+@documented("compare")
 def compare_scores(
-    a: Annotated[Path, typer.Argument(help="Scores of one scorer, as `iqa-repro score` writes them.")],
-    b: Annotated[Path, typer.Argument(help="Scores of another, of the same pictures.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help=_OF_PAIRS)] = None,
-    by_name: Annotated[bool, typer.Option("--by-name", help=_OF_NAMES)] = False,
-    lower_better: Annotated[str, typer.Option(help="Whose low scores are the good ones: a, b or both.")] = "",
-    show: Annotated[int, typer.Option(help="Disagreements to list.")] = 10,
+    a: Path,
+    b: Path,
+    *,
+    output: Path | None = None,
+    by_name: bool = False,
+    lower_better: str = "",
+    show: int = 10,
 ) -> None:
     "How far two scorers agree, such as: iqa-repro compare first.csv second.csv -o pairs.csv"
     if lower_better not in ("", "a", "b", "both"):
@@ -105,7 +95,8 @@ def compare_scores(
         typer.echo(f"{write_pairs(result, output)}: {len(result.pairs)} pairs to look at", err=True)
 
 # %% ../../../nbs/9_app/cli/03_adapt.ipynb #85bbdc6c
-def show_card(file: Annotated[Path, typer.Argument(help="Checkpoint.")]) -> None:
+@documented("card")
+def show_card(file: Path) -> None:
     "What a checkpoint says of itself, such as: iqa-repro card mine/checkpoint.safetensors"
     from iqa_repro.app.cards import card_text
 

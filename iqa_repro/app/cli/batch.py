@@ -6,22 +6,15 @@
 __all__ = ['show_needs', 'reproduce_artefacts']
 
 # %% ../../../nbs/9_app/cli/06_batch.ipynb #6804a8ea
-from typing import Annotated
+from pathlib import Path
 
 import typer
 
-from .common import ROOT
+from .common import documented
 
 # %% ../../../nbs/9_app/cli/06_batch.ipynb #dccda754
-_OF_NAMES = "Artefacts such as grmp_iqa/table1; all where none is given."
-_OF_PROFILE = "embedded, full or a .toml file."
-
-
-def show_needs(
-    names: Annotated[list[str] | None, typer.Argument(help=_OF_NAMES)] = None,
-    profile: Annotated[str, typer.Option("--profile", help=_OF_PROFILE)] = "full",
-    root: ROOT = None,
-) -> None:
+@documented("doctor")
+def show_needs(names: list[str] | None = None, *, profile: str = "full", root: Path | None = None) -> None:
     "What each artefact needs, what is there, and how long it will take: before hours are spent."
     from iqa_repro.batch.execution import list_experiments
     from iqa_repro.batch.preflight import doctor
@@ -32,20 +25,6 @@ def show_needs(
     typer.echo(report, nl=False)
     if len(ready) < len(names):
         raise typer.Exit(1)
-
-# %% ../../../nbs/9_app/cli/06_batch.ipynb #ee09d007
-_ARTEFACTS = Annotated[
-    list[str] | None, typer.Argument(help="Artefacts such as uniqa/table1; all where none is given.")
-]
-_OF_JOBS = "Jobs at a time [one a core, at most 4; one on a GPU]."
-_OF_GOING = "After a failure, continue with what does not depend on it."
-_OVERWRITE = Annotated[bool, typer.Option("--overwrite", help="Also files that were edited by hand.")]
-_SMOKE = Annotated[bool, typer.Option("--smoke", help="Smallest counts, into a folder of their own.")]
-_OF_FAN = "Deal all trials out to jobs, for many machines."
-_OF_SHARE = "Train one share of the trials, such as 2/3, for later runs; write no results."
-_OF_ENGINE = "Folder of Snakemake settings, for a cluster."
-_OF_VERIFY = "Run anew in an empty folder and compare the rows with those that are there."
-_OF_TOLERANCE = "With --verify: what a value may differ by [0 on the same class of machine]."
 
 # %% ../../../nbs/9_app/cli/06_batch.ipynb #bf75021a
 def _train_share(names, profile, share, smoke):
@@ -60,20 +39,22 @@ def _train_share(names, profile, share, smoke):
         typer.echo(f"share {share}: no trials")
 
 # %% ../../../nbs/9_app/cli/06_batch.ipynb #2d4c5443
+@documented("reproduce")
 def reproduce_artefacts(
-    names: _ARTEFACTS = None,
-    profile: Annotated[str, typer.Option(help=_OF_PROFILE)] = "embedded",
-    jobs: Annotated[int | None, typer.Option(help=_OF_JOBS)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
-    keep_going: Annotated[bool, typer.Option("--keep-going/--fail-fast", help=_OF_GOING)] = True,
-    force: Annotated[bool, typer.Option("--force", help="Also what is up to date.")] = False,
-    overwrite: _OVERWRITE = False,
-    smoke: _SMOKE = False,
-    fan_out: Annotated[bool, typer.Option("--fan-out", help=_OF_FAN)] = False,
-    share: Annotated[str | None, typer.Option("--share", help=_OF_SHARE)] = None,
-    engine_profile: Annotated[str | None, typer.Option(help=_OF_ENGINE)] = None,
-    verify: Annotated[bool, typer.Option("--verify", help=_OF_VERIFY)] = False,
-    tolerance: Annotated[float | None, typer.Option(help=_OF_TOLERANCE)] = None,
+    names: list[str] | None = None,
+    *,
+    profile: str = "embedded",
+    jobs: int | None = None,
+    dry_run: bool = False,
+    keep_going: bool = True,
+    force: bool = False,
+    overwrite: bool = False,
+    smoke: bool = False,
+    fan_out: bool = False,
+    share: str | None = None,
+    engine_profile: str | None = None,
+    verify: bool = False,
+    tolerance: float | None = None,
 ) -> None:
     "Make the tables and figures that are not up to date."
     options: dict = dict(dry_run=dry_run, force=force, overwrite=overwrite, smoke=smoke, fan_out=fan_out)

@@ -9,10 +9,11 @@ __all__ = ['CAPTIONERS', 'make_captioner', 'wanted_captions', 'caption_pictures'
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from .common import documented
 from ...core.names import did_you_mean, plain_line
 from ...core.paths import check_not_read
 
@@ -106,27 +107,24 @@ def _write(requests, writer, output):
         raise typer.Exit(1)
 
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #48098bba
-_GUIDE = Annotated[bool, typer.Option("--guide/--no-guide", help="Tell the captioner each picture's level.")]
-_NAMES = Annotated[Path | None, typer.Option(help="Folder that picture names start from [the output's].")]
-_LINES = Annotated[Path, typer.Option("--output", "-o", help="JSON lines; an existing file is resumed.")]
-
-
+@documented("caption")
 def caption_pictures(
-    paths: Annotated[list[str], typer.Argument(help="Files, folders, patterns; or one CSV with image,mos.")],
-    captioner: Annotated[str, typer.Option(help="describe, server or local.")] = "describe",
-    url: Annotated[str | None, typer.Option(help="Of a server: http://127.0.0.1:8000/v1.")] = None,
-    model: Annotated[str | None, typer.Option(help="Name at the server, or local folder.")] = None,
-    task: Annotated[str, typer.Option(help="quality or aesthetics.")] = "quality",
-    low: Annotated[float | None, typer.Option(help="Lowest score of the CSV's scale.")] = None,
-    high: Annotated[float | None, typer.Option(help="Highest score of the CSV's scale.")] = None,
-    lower_better: Annotated[bool, typer.Option("--lower-better", help="The scores are DMOS.")] = False,
-    guide: _GUIDE = True,
-    root: _NAMES = None,
-    output: _LINES = Path("captions.jsonl"),
-    max_tokens: Annotated[int, typer.Option(help="Longest caption of a model.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest word.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another number, another wording.")] = 0,
-    device: Annotated[str, typer.Option(help="Of a local model: auto, cpu, cuda, mps.")] = "auto",
+    paths: list[str],
+    *,
+    captioner: str = "describe",
+    url: str | None = None,
+    model: str | None = None,
+    task: str = "quality",
+    low: float | None = None,
+    high: float | None = None,
+    lower_better: bool = False,
+    guide: bool = True,
+    root: Path | None = None,
+    output: Path = Path("captions.jsonl"),
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    device: str = "auto",
 ) -> None:
     "Have pictures described, such as: iqa-repro caption labels.csv --low 1 --high 5 -o captions.jsonl"
     if output.suffix.lower() != ".jsonl":
@@ -155,36 +153,26 @@ def _relevance(captions, root, clip, pretrained, weights, device):
     shown = " (demonstration weights)" if backbone.pretrained in ("embedded", "random") else ""
     return relevance(backbone, Pictures(paths["image"].unique()), paths), by + shown
 
-# %% ../../../nbs/9_app/cli/04_captions.ipynb #8d2677df
-def _write_kept(kept, output):
-    from iqa_repro.app.score_tables import write_csv
-    from iqa_repro.core.paths import atomic_path
-
-    if output.suffix.lower() == ".csv":
-        return write_csv(kept, output)
-    with atomic_path(output) as part:
-        kept.to_json(part, orient="records", lines=True, force_ascii=False)
-
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #3f9f55fa
-_KEPT = Annotated[Path, typer.Option("--output", "-o", help="CSV, or JSON lines (.jsonl).")]
-
-
+@documented("purify")
 def purify_captions(
-    table: Annotated[Path, typer.Argument(help="CSV with image,caption; or a caption file (.jsonl).")],
-    output: _KEPT = Path("purified.csv"),
-    k: Annotated[int, typer.Option("-k", help="Captions kept of a picture.")] = 4,
-    alpha: Annotated[float, typer.Option(help="Weight of the rank by relevance.")] = 1.0,
-    beta: Annotated[float, typer.Option(help="Weight of the rank by length.")] = 1.0,
-    unique: Annotated[bool, typer.Option("--unique", help="Equal captions count once.")] = False,
-    root: Annotated[Path | None, typer.Option(help="Folder of the pictures [the table's].")] = None,
-    clip: Annotated[str | None, typer.Option(help="tiny, or a name of open_clip.")] = None,
-    pretrained: Annotated[str | None, typer.Option(help="Tag or file of its weights.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="UniQA_weight.pt in place of these.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    table: Path,
+    *,
+    output: Path = Path("purified.csv"),
+    k: int = 4,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    unique: bool = False,
+    root: Path | None = None,
+    clip: str | None = None,
+    pretrained: str | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     "Keep the best captions of every picture, such as: iqa-repro purify comments.csv -k 4 -o purified.csv"
     if output.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"captions are written as .csv or .jsonl, got {output}")
+    from iqa_repro.app.score_tables import write_table
     from iqa_repro.captions.files import read_caption_table
     from iqa_repro.captions.purification import check_captions, purify
 
@@ -196,6 +184,6 @@ def purify_captions(
         scores, by = _relevance(captions, root or table.parent, clip, pretrained, weights, device)
         captions = captions.assign(relevance=scores)
     kept = purify(captions, k, alpha, beta, unique)
-    _write_kept(kept, output)
+    write_table(kept, output)
     count = f"{len(kept)} of {len(captions)} captions of {captions['image'].nunique()} pictures"
     typer.echo(f"{output}: {count}, by {by}", err=True)

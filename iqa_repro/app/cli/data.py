@@ -8,11 +8,11 @@ __all__ = ['list_sets', 'get_set', 'check_sets', 'write_splits', 'data_app']
 # %% ../../../nbs/9_app/cli/05_data.ipynb #06ae5b56
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 
-from .common import OF_ROOT, ROOT, show_table
+from .common import documented, show_table
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d9188ff1
 def list_sets() -> None:
@@ -29,27 +29,24 @@ def list_sets() -> None:
         how = f"get {name}" if places else "by hand" if facts.available else "your own CSV"
         rows.append((name, facts.title, f"{facts.pictures:,}", f"{size / 1e9:.2f} GB" if size else "", how))
         terms.append((name, facts.terms))
-    heads: dict[str, Literal["left", "right"]] = {"name": "left", "title": "left", "pictures": "right"}
-    show_table(heads | {"to fetch": "right", "iqa-repro data …": "left"}, rows)
+    heads = ["name", "title", "pictures", "to fetch", "iqa-repro data …"]
+    show_table(heads, rows, right={"pictures", "to fetch"})
     typer.echo("")
     use = 'what its authors say of its use ("not stated" is no permission)'
-    show_table({"name": "left", use: "left"}, terms)
+    show_table(["name", use], terms)
     typer.echo("\n`iqa-repro data get NAME` shows terms, files and the room they need before it")
     typer.echo("fetches anything; for a set that must be fetched by hand it says where and how.")
     typer.echo("embedded:NAME is a small stand-in of each set, made here, with no download.")
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d2d8ec3d
-_YES = Annotated[bool, typer.Option("--yes", help="The terms were read and are agreed to; do not ask.")]
-_OF_PLACE = "mirror or authors, where a set can be had at both."
-_OF_FILE = "An archive or label file fetched by hand; may be given several times."
-
-
+@documented("get")
 def get_set(
-    name: Annotated[str, typer.Argument(help="Name in `iqa-repro data list`.")],
-    root: ROOT = None,
-    yes: _YES = False,
-    place: Annotated[str | None, typer.Option("--from", help=_OF_PLACE)] = None,
-    file: Annotated[list[Path] | None, typer.Option("--file", help=_OF_FILE)] = None,
+    name: str,
+    *,
+    root: Path | None = None,
+    yes: bool = False,
+    place: str | None = None,
+    file: list[Path] | None = None,
 ) -> None:
     "Fetch, check and unpack a data set. Terms are shown first. The same command resumes a download that broke off."
     from iqa_repro.core.paths import data_root
@@ -74,9 +71,8 @@ def get_set(
         raise typer.Exit(1)
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #a83e5c68
-def check_sets(
-    root: Annotated[Path | None, typer.Argument(help=OF_ROOT)] = None,
-) -> None:
+@documented("check")
+def check_sets(root: Path | None = None) -> None:
     "Which data sets a folder has, and whether they are complete. Status 1 if one is not."
     from iqa_repro.core.paths import data_root
     from iqa_repro.data.catalog import check_datasets
@@ -88,7 +84,7 @@ def check_sets(
     typer.echo(f"data sets in {folder}\n")
     count = lambda number: f"{number:,}" if number else ""
     rows = [(name, row.state, count(row.rows), f"{row.published:,}") for name, row in states.iterrows()]
-    show_table({"name": "left", "state": "left", "rows": "right", "published": "right"}, rows)
+    show_table(["name", "state", "rows", "published"], rows, right={"rows", "published"})
     for name, row in states.iterrows():
         if row.state not in ("complete", "missing"):
             typer.echo(f"\n{name}: {row.says}")
@@ -121,28 +117,22 @@ def _table_of(name, root):
     return load_dataset(name, None)
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d417fb4a
-_OUT = Annotated[Path, typer.Option(help="Folder for the files; they go into a folder of the set's name.")]
-_OF_SEED = "Of the first random split; the next one has seed + 1. [default: 2024]"
-_OF_BY = "reference or image. [default: reference, where the set has them]"
-
-
+@documented("splits")
 def write_splits(
-    name: Annotated[str, typer.Argument(help="Name in `iqa-repro data list`, or embedded:NAME.")],
-    root: ROOT = None,
-    out: _OUT = Path("splits"),
-    seed: Annotated[int | None, typer.Option(help=_OF_SEED)] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many random splits. [default: 10]")] = None,
-    by: Annotated[str | None, typer.Option(help=_OF_BY)] = None,
-    test_share: Annotated[float | None, typer.Option(help="Share of the test part. [default: 0.2]")] = None,
+    name: str,
+    *,
+    root: Path | None = None,
+    out: Path = Path("splits"),
+    seed: int | None = None,
+    count: int | None = None,
+    by: str | None = None,
+    test_share: float | None = None,
 ) -> None:
     "Write a set's official split, or random ones, as text files with hashes that others can replay."
     from iqa_repro.data.split_files import write_split
 
-    table, folder, options = (
-        _table_of(name, root),
-        out / name.replace(":", "_"),
-        (seed, count, by, test_share),
-    )
+    table, options = _table_of(name, root), (seed, count, by, test_share)
+    folder = out / name.replace(":", "_")
     if "split" in table and options == (None,) * 4:
         parts = {part: rows for part, rows in table.groupby("split")}
         found = [(folder / "official.txt", parts, write_split(folder / "official.txt", parts))]
@@ -151,21 +141,14 @@ def write_splits(
     names = [part for part in ("train", "validation", "test") if part in found[0][1]]
     rows = [(path.name, *(f"{len(parts[one]):,}" for one in names), digest) for path, parts, digest in found]
     typer.echo(f"splits of {name}, {len(table):,} pictures, in {folder}\n")
-    heads: dict[str, Literal["left", "right"]] = {"file": "left"}
-    heads |= dict.fromkeys(names, "right")
-    show_table(heads | {"sha256 begins": "left"}, rows)
+    show_table(["file", *names, "sha256 begins"], rows, right=names)
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #0e85bdd2
 def data_app() -> typer.Typer:  # to be mounted as `iqa-repro data`
     "`list`, `get`, `check` and `splits` as one command (our choice)"
     about = "Real data sets: which there are, fetch, check, split."
     app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=about)
-    commands: dict[str, Any] = {
-        "list": list_sets,
-        "get": get_set,
-        "check": check_sets,
-        "splits": write_splits,
-    }
+    commands: dict[str, Any] = dict(list=list_sets, get=get_set, check=check_sets, splits=write_splits)
     for name, command in commands.items():
         app.command(name)(command)
     return app

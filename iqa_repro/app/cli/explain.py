@@ -7,13 +7,12 @@ __all__ = ['SIGNS', 'coarse_map', 'explain_picture']
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #98584647
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from ...core.paths import check_not_read
-from .common import CLIP, CROPS, DEVICE, METHOD, PRETRAINED, SHORT_SIDE, WEIGHTS
-from .common import load_scorer
+from .common import documented, load_scorer
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #ff027a9a
 if TYPE_CHECKING:
@@ -33,22 +32,13 @@ def coarse_map(
 
     if rows < 1 or columns < 1:
         raise ValueError(f"a map has at least one row and one column, got {rows} and {columns}")
-    seen = explanation.seen
-    down, across = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    lines: list[list[str]] = []
-    for i in range(rows):
-        lines.append([])
-        for j in range(columns):
-            y, x = (slice(*_span(place, k, n)) for place, k, n in ((down, i, rows), (across, j, columns)))
-            inside = explanation.heat[y, x][seen[y, x]]
-            lines[-1].append("  " if not inside.size else SIGNS[min(4, int(5 * inside.mean()))])
-    return lines
-
-
-def _span(places, k, n):  # first pixel and the one after the last of part k of n, at least one pixel
-    first, extent = int(places[0]), int(places[-1] - places[0] + 1)
-    start = first + extent * k // n
-    return start, max(start + 1, first + extent * (k + 1) // n)
+    places = [np.flatnonzero(explanation.seen.any(axis)) for axis in (1, 0)]
+    box = tuple(slice(at[0], at[-1] + 1) for at in places)
+    seen, heat = explanation.seen[box].astype(float), explanation.heat[box]
+    starts = [side * np.arange(n) // n for side, n in zip(seen.shape, (rows, columns), strict=True)]
+    sums = lambda pixels: np.add.reduceat(np.add.reduceat(pixels, starts[0], 0), starts[1], 1)
+    fifths = (5 * sums(seen * heat) / sums(seen).clip(min=1)).astype(int).clip(max=4)
+    return np.where(sums(seen) > 0, np.array(SIGNS)[fifths], "  ").tolist()
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #6c9c1810
 def _plain(name):  # one line that any terminal can show
@@ -93,30 +83,30 @@ def _print_tables(found, image, output):
         console.print(f"page: {escape(_plain(output))}")
 
 # %% ../../../nbs/9_app/cli/02_explain.ipynb #8b492227
-_PAGE = Annotated[str | None, typer.Option("--output", "-o", help="Also write a page: .png, .svg or .pdf.")]
-_SAID = (
-    "score method weights demonstration prompts levels own_levels map notes figure".split()
-)  # in the object
+# in the JSON object
+_SAID = "score method weights demonstration prompts levels own_levels map notes figure".split()
 
 
+@documented("explain")
 def explain_picture(
-    image: Annotated[str, typer.Argument(help="One picture.", metavar="IMAGE")],
-    method: METHOD = None,
-    weights: WEIGHTS = None,
-    output: _PAGE = None,
-    clip: CLIP = "tiny",
-    pretrained: PRETRAINED = None,
-    crops: CROPS = 1,
-    short_side: SHORT_SIDE = None,
-    device: DEVICE = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    image: str,
+    *,
+    method: str | None = None,
+    weights: str | None = None,
+    output: str | None = None,
+    clip: str = "tiny",
+    pretrained: str | None = None,
+    crops: int = 1,
+    short_side: int | None = None,
+    device: str = "cpu",
+    as_json: bool = False,
 ) -> None:
     "Why a picture has its score: the sentences it was made of, its levels, and where it was raised or lowered."
     if output and not output.lower().endswith((".png", ".svg", ".pdf")):
         raise ValueError(f"a page is written as .png, .svg or .pdf, got {output!r}")
     check_not_read(output or "", [image])
-    named = {"clip": clip, "pretrained": pretrained, "crops": crops}
-    scorer = load_scorer(method, weights, named, device=device, short_side=short_side)
+    options = {"device": device, "short_side": short_side}
+    scorer = load_scorer(method, weights, clip, pretrained, crops, **options)
     from iqa_repro.app.explaining import explain, show_explanation
 
     found = explain(scorer, image)

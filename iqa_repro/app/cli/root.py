@@ -7,7 +7,7 @@ __all__ = ['STATUSES', 'COMMANDS', 'make_app', 'main']
 
 # %% ../../../nbs/9_app/cli/07_root.ipynb #80ffcf8a
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -18,7 +18,7 @@ from .captions import caption_pictures, purify_captions
 from .data import data_app
 from .explain import explain_picture
 from .score import score_pictures
-from .common import ErrorsInOneLine
+from .common import ErrorsInOneLine, documented
 
 # %% ../../../nbs/9_app/cli/07_root.ipynb #2b0528f0
 STATUSES = "Exit status: 0 all done; 1 done, but not for all, and what failed is said; 2 wrong words, files or settings; 130 stopped."
@@ -35,10 +35,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # word -> its function
 }
 
 # %% ../../../nbs/9_app/cli/07_root.ipynb #8289c376
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and stop.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
-) -> None:
+@documented("root")
+def _root(*, version: bool = False, debug: bool = False) -> None:
     if version:
         typer.echo(f"iqa-repro {iqa_repro.__version__}")
         raise typer.Exit()
@@ -46,12 +44,8 @@ def _root(
 
 def make_app() -> typer.Typer:  # the command `iqa-repro`
     "The root command with everything under it (our choice)"
-    quiet: dict[str, Any] = {
-        "rich_markup_mode": None,
-        "pretty_exceptions_enable": False,
-        "add_completion": False,
-    }
-    app = typer.Typer(cls=ErrorsInOneLine, no_args_is_help=True, **quiet)
+    quiet: dict[str, Any] = dict(pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(cls=ErrorsInOneLine, no_args_is_help=True, rich_markup_mode=None, **quiet)
     about = "CLIP as a judge of pictures: score your own, adapt to your labels, reproduce GRMP-IQA and UniQA."
     app.callback(invoke_without_command=True, help=about, epilog=STATUSES)(_root)
     for word, (command, example) in COMMANDS.items():

@@ -8,12 +8,10 @@ __all__ = ['named_paths', 'score_pictures']
 # %% ../../../nbs/9_app/cli/01_score.ipynb #e8d5192a
 import os
 import sys
-from typing import Annotated
 
 import typer
 
-from .common import CLIP, CROPS, DEVICE, METHOD, PRETRAINED, SHORT_SIDE, WEIGHTS
-from .common import load_scorer, progress
+from .common import documented, load_scorer, progress
 from ...core.names import plain_line
 
 # %% ../../../nbs/9_app/cli/01_score.ipynb #40adfb2c
@@ -45,27 +43,25 @@ def _score_all(scorer, paths, output):
         raise typer.Exit(1)
 
 # %% ../../../nbs/9_app/cli/01_score.ipynb #92a59be2
-_PATHS = "Files, folders with all in them, patterns; - reads names from the standard input."
-_TABLE = Annotated[str, typer.Option("--output", "-o", help="Table to write: .csv, .jsonl or .parquet.")]
-
-
+@documented("score")
 def score_pictures(
-    paths: Annotated[list[str], typer.Argument(help=_PATHS)],
-    method: METHOD = None,
-    weights: WEIGHTS = None,
-    output: _TABLE = "scores.csv",
-    clip: CLIP = "tiny",
-    pretrained: PRETRAINED = None,
-    crops: CROPS = 1,
-    short_side: SHORT_SIDE = None,
-    device: DEVICE = "cpu",
-    batch: Annotated[int, typer.Option("--batch", help="Pictures at a time.")] = 32,
-    precision: Annotated[str, typer.Option("--precision", help="float32, bfloat16 or float16.")] = "float32",
-    megapixels: Annotated[float, typer.Option("--megapixels", help="Larger pictures are refused.")] = 89.0,
+    paths: list[str],
+    *,
+    method: str | None = None,
+    weights: str | None = None,
+    output: str = "scores.csv",
+    clip: str = "tiny",
+    pretrained: str | None = None,
+    crops: int = 1,
+    short_side: int | None = None,
+    device: str = "cpu",
+    batch: int = 32,
+    precision: str = "float32",
+    megapixels: float = 89.0,
 ) -> None:
     "Score pictures of your own into a table; the same command resumes a stopped run."
     options = {"device": device, "batch": batch, "precision": precision, "short_side": short_side}
-    scorer = load_scorer(method, weights, {"clip": clip, "pretrained": pretrained, "crops": crops}, **options)
+    scorer = load_scorer(method, weights, clip, pretrained, crops, **options)
     from PIL import Image
 
     if not 0 < megapixels < 1e5:
