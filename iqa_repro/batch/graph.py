@@ -68,7 +68,7 @@ def code_parts(
 @lru_cache(maxsize=1)
 def _package_tables():
     root = Path(iqa_repro.__file__).parent
-    return frozenset(path for kind in ("*.csv", "*.safetensors") for path in root.rglob(kind))
+    return frozenset(path for kind in ("*.csv", "sets/*.toml", "*.safetensors") for path in root.rglob(kind))
 
 
 @lru_cache(maxsize=1024)

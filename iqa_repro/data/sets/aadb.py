@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import Archive, DataSet, StandIn
+from ..dataset import described
 from ..folders import DataFolder, finish_table
-from ..world.photographs import JUDGE_PARTS
 
 # %% ../../../nbs/1_data/sets/16_aadb.ipynb #d1bac1d6
 AADB_LISTS = {"train": "Train", "validation": "Validation", "test": "TestNew"}
@@ -70,30 +69,5 @@ def _aadb_part(folder, split, labels):
 def _aadb_list(path, column):
     return pd.read_csv(path, sep=r"\s+", header=None, names=["image", column], dtype={"image": str})
 
-# %% ../../../nbs/1_data/sets/16_aadb.ipynb #9d94861d
-_SMALL = ("datasetImages_warp256.zip", 138076608, "sha256:a31adc66")  # the beginning of its hash
-_ARCHIVES = ("datasetImages_warp256.zip, 138 MB", "imgListFiles_label.zip")
-_BY_HAND = "fetch datasetImages_warp256.zip (or the pictures in full size), the new test pictures and imgListFiles_label.zip from Google Drive"
-_STAND_IN = StandIn(
-    *("AADB", "aesthetic", "judge", "all", 0, 1, (), 300),
-    score_set="modelled votes",
-    panel=(5, 2.0, 8.8),
-    parts=tuple(zip(("train", "validation", "test"), (210, 20, 70), JUDGE_PARTS, strict=True)),
-)
-
 # %% ../../../nbs/1_data/sets/16_aadb.ipynb #3a891701
-SET = DataSet(
-    name="aadb",
-    title="AADB",
-    pictures=9958,  # lists of 8458, 500 and 1000; the paper says 10000
-    low=0,
-    high=1,
-    home="github.com/aimerykong/deepImageAestheticsAnalysis",
-    terms="research only; pictures under Flickr's Creative Commons licences",
-    archives=(*_ARCHIVES, "full size: 2.19 GB for training, 222 MB for the test"),
-    reader=read_aadb,
-    digests={"score": (9831, "67c75b3ecd48d69e")},  # without the 127 validation names that are test names too
-    by_hand=_BY_HAND,
-    brought=(Archive(*_SMALL),),
-    stand_in=_STAND_IN,
-)
+SET = described("aadb", read_aadb)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from ..dataset import DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/00_live.ipynb #1def7b68
@@ -77,36 +77,5 @@ def _count_files(folder, entries):
     inside = [path.lower().split("/")[-2:-1] for path in folder if path.lower().endswith(".bmp")]
     return {kind: inside.count([kind]) for kind in LIVE_FOLDERS}
 
-# %% ../../../nbs/1_data/sets/00_live.ipynb #d96489df
-_MIRROR = mirrored(
-    *("live.tgz", 721190291, "0c23e0ba0d503dd7bfc3d5588fc3e94672e381759881e497c41ca814aa4d9d8f"),
-    "http://live.ece.utexas.edu/research/quality/release2/dmos_realigned.mat",
-)
-_STAND_IN = StandIn(
-    *("LIVE", "synthetic", "judge", "left", -2.6401, 111.7747, (9, 10, 11, 1, 19), 0),
-    higher_is_better=False,
-    windows=(8,),
-    score_set="modelled ratings as realigned DMOS",
-)
-
 # %% ../../../nbs/1_data/sets/00_live.ipynb #620dc220
-SET = DataSet(
-    name="live",
-    title="LIVE",
-    pictures=779,
-    references=29,
-    low=-2.6401,  # realigned DMOS; all 779 lie in this range
-    high=111.7747,
-    higher_is_better=False,
-    home="live.ece.utexas.edu/research/Quality/subjective.htm",
-    terms="any purpose without fee, with notice and citation; nine source pictures not outside the database",
-    archives=("databaserelease2.zip (password on request)", "dmos_realigned.mat", "MIRROR/live.tgz, 721 MB"),
-    source="live.ece.utexas.edu/research/Quality",
-    reader=read_live,
-    scene_list="live_all_clip.txt",
-    digests={"dmos, realigned": (779, "db3b28ea5f933f8b"), "dmos, original": (779, "eecfb0cbf1a550e8")},
-    listed=ScoreList("dmos, original", r"(?P<distortion>[^/]+)/img\d+\.bmp$", 0, 100),
-    places={"mirror": _MIRROR},
-    by_hand="ask there for the password, fetch databaserelease2.zip, and dmos_realigned.mat beside it",
-    stand_in=_STAND_IN,
-)
+SET = described("live", read_live)
