@@ -57,11 +57,7 @@ class StandIn:
     spread: tuple[float, float] = (1.1, 1.4)  # authentic: beta distribution of the strength from level 1 to 5
     score_set: str = "modelled ratings"  # which scores these are
     parts: tuple = ()  # (split or None, pictures, photographs) of each part; () = `count` pictures of all of the role
-    panel: tuple[int, float, float] = (
-        210,
-        1,
-        10,
-    )  # aesthetic: votes a picture, means that become low and high
+    panel: tuple[int, float, float] = (210, 1, 10)  # aesthetic: votes a picture, means that become the ends
     commented: bool = False  # aesthetic: whether people write below the pictures
 
 # %% ../../nbs/1_data/05_dataset.ipynb #833a174d

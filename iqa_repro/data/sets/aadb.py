@@ -16,6 +16,7 @@ from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/16_aadb.ipynb #d1bac1d6
 AADB_LISTS = {"train": "Train", "validation": "Validation", "test": "TestNew"}
+_LIST = "imgList{}Regression_{}.txt"
 AADB_ATTRIBUTES = {  # the lists' word: our column
     "BalacingElements": "balancing elements",
     "ColorHarmony": "color harmony",
@@ -38,9 +39,7 @@ def read_aadb(
 ) -> pd.DataFrame:  # picture table, also with split and, where their lists are there, attributes
     "Aesthetics and Attributes Database (Kong et al. 2016; docs/datasets.md §2.16)"
     folder = DataFolder(root)
-    files = {
-        split: folder.label_file(f"imgList{word}Regression_score.txt") for split, word in AADB_LISTS.items()
-    }
+    files = {part: folder.label_file(_LIST.format(word, "score")) for part, word in AADB_LISTS.items()}
     table = pd.concat([_aadb_part(folder, *item) for item in files.items()], ignore_index=True)
     plain = table["image"].map(_without_score)
     leaking = (table["split"] == "validation") & plain.isin(plain[table["split"] == "test"])
@@ -60,7 +59,7 @@ def _without_score(name):  # 0.500_farm1_1.jpg → farm1_1.jpg
 def _aadb_part(folder, split, labels):
     part = _aadb_list(labels, "mos").assign(split=split)
     for what, column in AADB_ATTRIBUTES.items():
-        if path := folder.find(f"imgList{AADB_LISTS[split]}Regression_{what}.txt"):
+        if path := folder.find(_LIST.format(AADB_LISTS[split], what)):
             values = _aadb_list(folder.root / path, column).set_index("image")[column]
             part[column] = values.reindex(part["image"]).to_numpy()
     return part

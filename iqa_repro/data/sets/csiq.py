@@ -15,11 +15,8 @@ from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/01_csiq.ipynb #65e54b2c
 _KINDS = {"noise": "AWGN", "jpeg": "JPEG", "jpeg 2000": "jpeg2000", "jpeg2000": "jpeg2000"}
-CSIQ_KINDS = _KINDS | {
-    "fnoise": "fnoise",
-    "blur": "BLUR",
-    "contrast": "contrast",
-}  # word: token in file names
+# word: token in file names
+CSIQ_KINDS = _KINDS | {"fnoise": "fnoise", "blur": "BLUR", "contrast": "contrast"}
 
 
 def read_csiq(
@@ -46,9 +43,8 @@ def _csiq_sheet(path):
     if unknown := sorted(set(sheet["dst_type"]) - set(CSIQ_KINDS)):
         raise ValueError(f"{path}: unknown distortions {unknown}; CSIQ has {list(CSIQ_KINDS)}")
     names = [f"{r.image}.{CSIQ_KINDS[r.dst_type]}.{r.dst_lev:.0f}.png" for r in sheet.itertuples()]
-    return pd.DataFrame(
-        {"image": names, "mos": sheet["dmos"].to_numpy(), "std": sheet["dmos_std"].to_numpy()}
-    )
+    numbers = {"mos": sheet["dmos"].to_numpy(), "std": sheet["dmos_std"].to_numpy()}
+    return pd.DataFrame({"image": names, **numbers})
 
 
 def _csiq_list(path):

@@ -68,9 +68,8 @@ def read_flive_boxes(
     frame, columns = pd.read_csv(path), ["mos", "top", "left", "height", "width"]
     wanted = ["name_image", *(f"{name}_patch_{k}" for k in (1, 2, 3) for name in columns)]
     if missing := [name for name in wanted if name not in frame]:
-        raise ValueError(
-            f"{path} lacks the columns {missing[:4]} …; boxes are in labels640.csv and labels=640_padded.csv"
-        )
+        places = "boxes are in labels640.csv and labels=640_padded.csv"
+        raise ValueError(f"{path} lacks the columns {missing[:4]} …; {places}")
     take = lambda k: frame[[f"{name}_patch_{k}" for name in columns]].set_axis(columns, axis=1)
     parts = [take(k).assign(image=frame["name_image"], patch=k) for k in (1, 2, 3)]
     return pd.concat(parts, ignore_index=True)[["image", "patch", *columns]]

@@ -27,9 +27,8 @@ def read_kadid10k(
     labels = folder.label_file("dmos.csv")
     frame = pd.read_csv(labels, dtype=str)
     if missing := [name for name in wanted if name not in frame]:
-        raise ValueError(
-            f"{labels} should have the columns {wanted}, it lacks {missing}: is it KADID-10k's dmos.csv?"
-        )
+        lack = f"it lacks {missing}: is it KADID-10k's dmos.csv?"
+        raise ValueError(f"{labels} should have the columns {wanted}, {lack}")
     table = pd.DataFrame({"image": frame["dist_img"], "reference": frame["ref_img"]})
     table["mos"], table["std"] = frame["dmos"].astype(float), frame["var"].astype(float)
     parts = table["image"].str.extract(r"_(\d\d)_(\d\d)\.\w+$")

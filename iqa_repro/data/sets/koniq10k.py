@@ -52,9 +52,8 @@ def _koniq_scores(frame, labels, wanted):  # scores, low, high
         return sum(i * frame[f"c{i}"] for i in range(1, 6)), 1.0, 5.0
     if "MOS_zscore" in frame:
         return frame["MOS_zscore"], 0.0, 100.0
-    raise ValueError(
-        f"{labels} holds {kind!r} alone; the values from 0 to 100 are in 'koniq10k_distributions_sets.csv'"
-    )
+    other = "the values from 0 to 100 are in 'koniq10k_distributions_sets.csv'"
+    raise ValueError(f"{labels} holds {kind!r} alone; {other}")
 
 # %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #b0650bdb
 SET = described("koniq10k", read_koniq10k)

@@ -43,16 +43,14 @@ def read_live(
 def _live_entries(folder, labels, column):
     "Table of all entries, and which of them are copies of references"
     values, names = map(scipy.io.loadmat, (labels, folder.label_file("refnames_all.mat")))
-    references = [str(cell[0]) for cell in names["refnames_all"].ravel()]
+    references = [f"refimgs/{cell[0]}" for cell in names["refnames_all"].ravel()]
     dmos, copies = values[column].ravel().astype(float), values["orgs"].ravel().astype(bool)
     counts = _count_files(folder, len(dmos))
     if not len(dmos) == len(copies) == len(references) == sum(counts.values()):
         message = f"{labels}: {len(dmos)} scores, {len(copies)} marks of copies, {len(references)} references for {sum(counts.values())} files {counts}; these files belong to different releases"
         raise ValueError(message)
     images = [f"{kind}/img{i}.bmp" for kind, n in counts.items() for i in range(1, n + 1)]
-    table = pd.DataFrame(
-        {"image": images, "mos": dmos, "reference": [f"refimgs/{name}" for name in references]}
-    )
+    table = pd.DataFrame({"image": images, "mos": dmos, "reference": references})
     table["distortion"] = np.repeat(list(counts), list(counts.values()))
     if "dmos_std" in values:
         table["std"] = values["dmos_std"].ravel().astype(float)

@@ -15,11 +15,7 @@ from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/02_tid2013.ipynb #0838fd24
-NO_SEVERITY = (
-    "14",
-    "15",
-    "17",
-)  # types whose mean score does not fall with the level (docs/datasets.md §2.3)
+NO_SEVERITY = ("14", "15", "17")  # types whose score does not fall with the level (docs/datasets.md §2.3)
 
 
 def read_tid2013(

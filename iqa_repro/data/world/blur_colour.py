@@ -46,9 +46,7 @@ def check_strength(
 ) -> None:  # raises ValueError outside [low, high]; NaN is outside
     "Refuse a strength that would be quietly wrong (our choice)"
     if not low <= value <= high:
-        message = (
-            f"{what} must be between {low} and {high}, got {value}; KADID-10k's own levels are in STRENGTHS"
-        )
+        message = f"{what} must be between {low} and {high}, got {value}; KADID-10k's own levels are in blur_colour.STRENGTHS"
         raise ValueError(message)
 
 # %% ../../../nbs/1_data/world/00_blur_and_colour.ipynb #72855590

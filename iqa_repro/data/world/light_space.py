@@ -54,9 +54,8 @@ def jitter(
     channels = list(np.moveaxis(image, -1, 0))
     for _ in range(5):  # KADIS-700k, imjitter.m: 5 rounds
         places = np.indices(image.shape[:2]) + sigma * rng.standard_normal((2, *image.shape[:2]))
-        channels = [
-            scipy.ndimage.map_coordinates(channel, places, order=3, mode="nearest") for channel in channels
-        ]
+        how = dict(coordinates=places, order=3, mode="nearest")
+        channels = [scipy.ndimage.map_coordinates(channel, **how) for channel in channels]
     return as_picture(np.stack(channels, axis=-1))
 
 # %% ../../../nbs/1_data/world/02_light_and_space.ipynb #3048ae49

@@ -32,10 +32,8 @@ class Photograph:
     scene: str  # one of SCENES
     subject: str  # what a caption calls it
     role: str  # "meta" or "judge"
-    subject_at: tuple[
-        float, ...
-    ]  # of the subject, by eye: centre (x, y) as share of width and height, side as
-    # share of the shorter side; () where there is not one subject
+    subject_at: tuple[float, ...]  # by eye, () without one subject: centre (x, y) as shares of width and
+    # height, side as share of the shorter side
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #f002484b
 def _read_photographs():
