@@ -68,7 +68,8 @@ def code_parts(
 @lru_cache(maxsize=1)
 def _package_tables():
     root = Path(iqa_repro.__file__).parent
-    return frozenset(path for kind in ("*.csv", "sets/*.toml", "*.safetensors") for path in root.rglob(kind))
+    tables = {path for kind in ("*.csv", "*.toml", "*.safetensors") for path in root.rglob(kind)}
+    return frozenset(path for path in tables if path.parent.name != "profiles")
 
 
 @lru_cache(maxsize=1024)

@@ -137,9 +137,7 @@ def open_pictures(
 
 # %% ../../nbs/1_data/10_pictures.ipynb #a20530ce
 def map_pictures(
-    function: Callable[
-        [Tensor], Tensor
-    ],  # (b, 3, h, w) in [0, 1] -> (b, …), a picture's row depending on it alone
+    function: Callable[[Tensor], Tensor],  # (b, 3, h, w) in [0, 1] -> (b, …), each row of its picture alone
     images: Tensor | PictureFiles,  # n pictures
     batch: int | None = None,  # pictures at a time; None: a tensor whole, files 32
 ) -> Tensor:  # (n, …) in the order of the pictures
