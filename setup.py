@@ -27,7 +27,7 @@ setup(
     license="Apache-2.0",
     python_requires=f">={facts['min_python']}",
     packages=find_packages(include=["iqa_repro", "iqa_repro.*"]),
-    package_data={"iqa_repro": ["*/*.toml", "app/cli/*.toml", "weights/*.safetensors", "data/*.csv", "study/printed_values/*.csv", "*/*.j2", "py.typed"]},
+    package_data={"iqa_repro": ["*/*.toml", "app/cli/*.toml", "data/sets/*.toml", "weights/*.safetensors", "*/*.csv", "study/printed_values/*.csv", "*/*.j2", "py.typed"]},
     install_requires=facts["requirements"].split(),
     entry_points={"console_scripts": facts["console_scripts"].split()},
     extras_require=extras,

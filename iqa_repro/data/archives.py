@@ -66,13 +66,12 @@ def _kind(archive):
 # %% ../../nbs/1_data/12_archives.ipynb #bb2a17e8
 def _check_members(archive, members, limit, free):
     wrong, total = [], 0
-    for member in members:
-        name = (member.filename if isinstance(member, zipfile.ZipInfo) else member.name).replace("\\", "/")
-        path = PurePosixPath(name)
+    for name, size, plain in map(_member, members):
+        path = PurePosixPath(name := name.replace("\\", "/"))
         outside = path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":"))
-        if outside or not _plain(member):
+        if outside or not plain:
             wrong.append(name)
-        total += member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
+        total += size
     if wrong:
         message = f"{archive} holds {len(wrong)} members that lead out of the folder or are no plain files, first {wrong[:3]}; nothing was unpacked. Do not trust this copy"
         raise ValueError(message)
@@ -89,13 +88,12 @@ def _check_end(archive, file, members):
     if last is not None:
         file.fileobj.seek(last.offset_data + -(-last.size // 512) * 512)
     if last is None or file.fileobj.read(512) != bytes(512):
-        raise ValueError(
-            f"{archive} is damaged or not whole: no end mark. Fetch it again; nothing was unpacked"
-        )
+        message = f"{archive} is damaged or not whole: no end mark. Fetch it again; nothing was unpacked"
+        raise ValueError(message)
 
 
-def _plain(member):  # a file or a folder
+def _member(member):  # name, bytes, whether it is a file or a folder
     if isinstance(member, zipfile.ZipInfo):
-        mode = member.external_attr >> 16
-        return member.is_dir() or not stat.S_IFMT(mode) or stat.S_ISREG(mode)
-    return member.isdir() or member.isreg()
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        return member.filename, member.file_size, member.is_dir() or kind in (0, stat.S_IFREG)
+    return member.name, member.size, member.isdir() or member.isreg()

@@ -135,9 +135,8 @@ def crop_at(
         image = image.pixels()
     if not isinstance(image, DecodedPicture):
         image = fit_crop(image, size, bytes_too=True)
-    top, left = (
-        int(share * (side - size + 1)) for share, side in zip(shares, image.shape[-2:], strict=False)
-    )
+    ends = (side - size + 1 for side in image.shape[-2:])
+    top, left = (int(share * end) for share, end in zip(shares, ends, strict=False))
     mirrored = flip and shares[2] >= 0.5
     if isinstance(image, DecodedPicture):
         levels = image.cut(top, left, size)

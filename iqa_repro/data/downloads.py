@@ -29,9 +29,8 @@ from .dataset import HUB, Archive, DataSet, find_sets
 from .fetch import Transfer, amount, check_file, check_room, fetch_file
 
 # %% ../../nbs/1_data/14_downloads.ipynb #ad0ca0ae
-DOWNLOADS = {
-    n: s.places for n, s in find_sets().items() if s.places and not s.folder
-}  # name -> place -> files
+# name -> place -> files
+DOWNLOADS = {name: one.places for name, one in find_sets().items() if one.places and not one.folder}
 
 
 def find_download(
@@ -135,9 +134,8 @@ def describe_folder(
         except (FileNotFoundError, ValueError) as error:
             return f"{found.title} in {folder} cannot be read yet: {error}"
     notes = "".join(f". {warning.message}" for warning in told if issubclass(warning.category, UserWarning))
-    return (
-        f"{found.title} in {folder}: {rows} rows can be read, {found.pictures} pictures were published{notes}"
-    )
+    counts = f"{rows} rows can be read, {found.pictures} pictures were published"
+    return f"{found.title} in {folder}: {counts}{notes}"
 
 # %% ../../nbs/1_data/14_downloads.ipynb #a4ef77a9
 _PATIENCE = Transfer()
@@ -288,10 +286,8 @@ def _add_extra(archive, inside, waiting, transfer):
             raise ConnectionError("HF_HUB_OFFLINE is set")
         _add(_bring(archive, waiting, transfer), inside, archive.name)
     except (OSError, ValueError) as error:
-        told = (
-            f"{archive.name} could not be added ({error}); where it is needed, put it into the set's folder"
-        )
-        warnings.warn(f"{told}: {archive.url}", stacklevel=5)
+        advice = f"where it is needed, put it into the set's folder: {archive.url}"
+        warnings.warn(f"{archive.name} could not be added ({error}); {advice}", stacklevel=5)
 
 
 def _add(path, inside, name):

@@ -176,9 +176,7 @@ def finish_table(
     hashes = list(map(sha256_of, files))
     digest = hashes[0] if len(files) == 1 else sha256("".join(hashes).encode()).hexdigest()
     facts = replace(facts, sha256=digest, root=str(folder.root))
-    whole = lambda names: [
-        f"{folder.root}{os.sep}{name}" for name in names
-    ]  # 250,000 Paths would cost seconds
+    whole = lambda names: [f"{folder.root}{os.sep}{name}" for name in names]  # Paths would take seconds
     paths = {name: whole(table[name].tolist()) for name in ("image", "reference") if name in table}
     try:
         return read_table(table.assign(**paths), facts=facts)
@@ -190,8 +188,8 @@ def _other_version(table, facts, published):
     rest = "another version, or a part of it. Results are not those of the whole set"
     if len(table) != published:
         return f"{len(table)} rows, {published} were published for {facts.name}: {rest}"
-    rest = "another score set, or another version. Results are not those of the published labels"
-    told = f"the {published} rows published for {facts.name} ({facts.score_set})"
-    return (
-        f"{told}, but its scores differ: a changed label file, {rest}" if scores_differ(table, facts) else ""
+    rest = "a changed label file, another score set, or another version. Results are not those of the published labels"
+    told = (
+        f"the {published} rows published for {facts.name} ({facts.score_set}), but its scores differ: {rest}"
     )
+    return told if scores_differ(table, facts) else ""

@@ -39,24 +39,15 @@ def describe_dataset(
     "One row of facts on a data set as it was read (our choice)"
     facts = TableFacts(**table.attrs.get("facts", {}))
     count = lambda column: table[column].nunique() if column in table else 0
-    row = {
-        "set": title_of(table),
-        "rows": len(table),
-        "references": count("reference"),
-        "kinds": count("distortion"),
-    }
-    row["parts"] = (
-        ", ".join(f"{part} {n}" for part, n in table["split"].value_counts().items())
-        if "split" in table
-        else ""
-    )
+    parts = table["split"].value_counts().items() if "split" in table else ()
+    row = {"set": title_of(table), "rows": len(table)}
+    row |= {"references": count("reference"), "kinds": count("distortion")}
+    row["parts"] = ", ".join(f"{part} {n}" for part, n in parts)
     if "mos" not in table or table["mos"].isna().all():
         return row | {"scores": "none"}
     low, high = table["mos"].min(), table["mos"].max()
-    row |= {
-        "score set": facts.score_set,
-        "range": "unknown" if facts.low is None else f"{facts.low:g} … {facts.high:g}",
-    }
+    ends = "unknown" if facts.low is None else f"{facts.low:g} … {facts.high:g}"
+    row |= {"score set": facts.score_set, "range": ends}
     row |= {"seen": f"{low:.4g} … {high:.4g}", "better": "high" if facts.higher_is_better else "low"}
     states = {None: "not checked", True: "differ from the published ones", False: "as published"}
     return row | {"scores": states[scores_differ(table, facts)]}
@@ -70,18 +61,22 @@ def draw_scores(
     "Histogram of each set's scores on its own scale; counts of kinds where there are no scores (our choice)"
     if not tables:
         raise ValueError("no table to draw; load_dataset makes one, check_datasets says which sets are there")
-    rows = -(-len(tables) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(6.875, 1.35 * rows + 0.2), squeeze=False, layout="constrained"
-    )
-    for ax, table in zip(axes.flat, tables.values(), strict=False):
+    figure, axes = _panels(len(tables), columns, 1.35, 0.2)
+    for ax, table in zip(axes, tables.values(), strict=True):
         _draw_panel(ax, table, bins)
-    for ax in axes.flat[len(tables) :]:
-        ax.set_axis_off()
     figure.supylabel("pictures", fontsize=7)
     return figure
 
 # %% ../../nbs/1_data/15_gallery.ipynb #ba92ecc3
+def _panels(count, columns, high, more=0.0):  # figure and its panels, each line of them so many inches high
+    rows = -(-count // columns)
+    size = (6.875, high * rows + more)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    return figure, axes.flat[:count]
+
+
 def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
     row, facts = describe_dataset(table), TableFacts(**table.attrs.get("facts", {}))
     ours = "#0173b2" if "stand-in" not in row["set"] else "#949494"  # real blue, stand-in grey
@@ -92,9 +87,7 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, bins: int) -> None:
         kinds = ["pristine" if kind == "none" else str(kind).replace("_", " ") for kind in counts.index]
         ax.barh(kinds, counts, color=ours)
         ax.set_yticks([])
-        for place, kind in enumerate(
-            kinds
-        ):  # inside the panel: labels next to it would widen the whole column
+        for place, kind in enumerate(kinds):  # inside: labels next to the panel would widen the whole column
             ax.text(counts.max() * 0.03, place, kind, va="center", fontsize=6)
         told, label = "no scores", "pictures of each kind"
     else:
@@ -119,9 +112,8 @@ def sample_rows(
         if column in ("image", "reference"):
             some[column] = some[column].astype(str).str.rsplit("/", n=1).str[-1]
         elif not pd.api.types.is_numeric_dtype(some[column]):
-            some[column] = [
-                text if len(text := str(value)) <= 40 else f"{text[:39]}…" for value in some[column]
-            ]
+            texts = some[column].map(str)
+            some[column] = [text if len(text) <= 40 else f"{text[:39]}…" for text in texts]
     return some.rename_axis(columns=title_of(table))
 
 # %% ../../nbs/1_data/15_gallery.ipynb #eb9ece50
@@ -135,13 +127,9 @@ def draw_extremes(
     if not rated:
         message = f"none of {list(tables)} has scores; without them there is no worst and no best picture"
         raise ValueError(message)
-    rows = -(-len(rated) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(6.875, 0.85 * rows), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat:
+    figure, axes = _panels(len(rated), columns, 0.85)
+    for ax, table in zip(axes, rated, strict=True):
         ax.set_axis_off()
-    for ax, table in zip(axes.flat, rated, strict=False):
         higher = table.attrs.get("facts", {}).get("higher_is_better", True)
         order = table["mos"].sort_values(ascending=higher, kind="stable").index
         chosen = table.loc[[order[0], order[len(order) // 2], order[-1]]]
@@ -156,6 +144,5 @@ def _thumbnail(path: str, side: int) -> np.ndarray:
     pixels = (read_image(path).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     picture, edge = Image.fromarray(pixels), min(pixels.shape[:2])
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    return np.asarray(
-        picture.crop((left, top, left + edge, top + edge)).resize((side, side), Image.Resampling.LANCZOS)
-    )
+    square = picture.crop((left, top, left + edge, top + edge))
+    return np.asarray(square.resize((side, side), Image.Resampling.LANCZOS))

@@ -88,11 +88,9 @@ def decode_picture(
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         message = f"{path} cannot be read as a picture: {error}. Replace it or drop its row."
         raise ValueError(message) from error
-    return (
-        torch.from_numpy(pixels).permute(2, 0, 1)
-        if isinstance(pixels, np.ndarray)
-        else DecodedPicture(pixels)
-    )
+    if isinstance(pixels, np.ndarray):
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+    return DecodedPicture(pixels)
 
 # %% ../../nbs/1_data/01_images.ipynb #835838ff
 def _open(path):  # Pillow loads what reads the common formats first, the others when they are asked for
@@ -185,9 +183,8 @@ def check_images(
         raise ValueError(message)
     low, high = (0, 1) if as_bytes else (value.item() for value in images.detach().aminmax())
     if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"pictures must lie in [0, 1], got {low:.4g} … {high:.4g}; pass them before any normalisation"
-        )
+        got = f"got {low:.4g} … {high:.4g}"
+        raise ValueError(f"pictures must lie in [0, 1], {got}; pass them before any normalisation")
     return images if images.ndim == 4 else images[None]
 
 # %% ../../nbs/1_data/01_images.ipynb #97695092

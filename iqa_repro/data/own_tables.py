@@ -36,22 +36,18 @@ def read_own(
 def _own_csv(path):
     if not path.is_dir():
         return path
-    heads = {
-        name: name.open(encoding="utf-8-sig", errors="replace").readline(LONGEST_HEAD)
-        for name in sorted(path.glob("*.csv"))
-        if name.is_file()
-    }
-    fits = [
-        name
-        for name, head in heads.items()
-        if {"image", "mos"} <= {part.strip().strip('"') for part in head.split(",")}
-    ]
+    tables = [name for name in sorted(path.glob("*.csv")) if name.is_file()]
+    fits = [name for name in tables if {"image", "mos"} <= _header(name)]
     if len(fits) != 1:
-        found = [name.name for name in (fits or heads)]
-        raise FileNotFoundError(
-            f"{path} should hold one CSV with the columns image,mos, found {found}; name the file itself"
-        )
+        found = [name.name for name in (fits or tables)]
+        wanted = f"{path} should hold one CSV with the columns image,mos"
+        raise FileNotFoundError(f"{wanted}, found {found}; name the file itself")
     return fits[0]
+
+
+def _header(path):
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return {part.strip().strip('"') for part in file.readline(LONGEST_HEAD).split(",")}
 
 # %% ../../nbs/1_data/08_own_tables.ipynb #c5f95cdb
 def read_meta_csv(
@@ -62,11 +58,8 @@ def read_meta_csv(
     strict: bool = True,  # False: leave incomplete rows out, with a warning
 ) -> pd.DataFrame:  # picture table: image, mos, quality; reference, distortion, level, std, split where known
     "A data set with pyiqa's list in place of the authors' labels (docs/datasets.md §0)"
-    found, known = (
-        find_sets().get(name),
-        [key for key, one in find_sets().items() if one.listed and not one.folder],
-    )
-    if found is None or found.listed is None:
+    if (found := find_sets().get(name)) is None or found.listed is None:
+        known = [key for key, one in find_sets().items() if one.listed and not one.folder]
         message = f"pyiqa's lists are known for {known}, got {name!r}; write a CSV image,mos and use read_own"
         raise ValueError(message)
     table = _meta_rows(Path(labels), found.listed.pattern)
@@ -94,9 +87,8 @@ def _meta_rows(path, pattern):
     if frame.shape[1] < first + 2 or frame.empty:
         message = f"{path} should hold reference, picture, score or picture, score, it has {[str(name)[:80] for name in frame.columns[:20]]}"
         raise ValueError(message)
-    table = pd.DataFrame(
-        {"image": frame.iloc[:, first], "mos": pd.to_numeric(frame.iloc[:, first + 1], errors="coerce")}
-    )
+    scores = pd.to_numeric(frame.iloc[:, first + 1], errors="coerce")
+    table = pd.DataFrame({"image": frame.iloc[:, first], "mos": scores})
     if first:
         table["reference"] = frame.iloc[:, 0]
     if "std" in frame:

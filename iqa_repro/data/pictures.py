@@ -30,9 +30,8 @@ def read_ahead(
 ) -> Iterator:  # results in the order of the items
     "`map`, computed a little ahead of the one who asks (our choice)"
     if workers < 1 or (window is not None and window < 1):
-        raise ValueError(
-            f"reading ahead needs at least 1 thread and a window of at least 1, got {workers} and {window}"
-        )
+        got = f"got {workers} and {window}"
+        raise ValueError(f"reading ahead needs at least 1 thread and a window of at least 1, {got}")
     return _ahead(function, iter(items), workers, window or 2 * workers)
 
 
@@ -106,9 +105,8 @@ class PictureFiles(_Files):
 
     def map(self, function: Callable[[int, Tensor | DecodedPicture], object]) -> Iterator:  # results in order
         "Results of a function of number and picture as decoded, computed by the threads that read (our choice)"
-        return read_ahead(
-            lambda job: function(job[0], self._read(job[1])), enumerate(self.paths), self.workers
-        )
+        read = lambda job: function(job[0], self._read(job[1]))
+        return read_ahead(read, enumerate(self.paths), self.workers)
 
     def then(self, function: Callable[[Tensor], Tensor]) -> "PictureFiles":  # (3, h, w) -> (3, h', w')
         "Files with one more thing done to each picture, bytes or float, when it is read (our choice)"
@@ -120,13 +118,8 @@ class PictureFiles(_Files):
         return [self[i : i + size] for i in range(0, len(self), size)]
 
 # %% ../../nbs/1_data/10_pictures.ipynb #8375456f
-READING: dict[
-    str, dict[str, Any]
-] = {  # how pictures of a set are read, by the name in its facts; others as they are
-    "SPAQ": {
-        "short_side": 512,
-        "truncated": True,
-    },  # authors' code; some copies hold truncated files (docs/datasets.md §2.8)
+READING: dict[str, dict[str, Any]] = {  # how a set is read, by the name in its facts; others as they are
+    "SPAQ": {"short_side": 512, "truncated": True},  # authors' code; docs/datasets.md §2.8: truncated files
     "AVA": {"truncated": True},  # docs/datasets.md §2.15
 }
 
@@ -144,9 +137,7 @@ def open_pictures(
 
 # %% ../../nbs/1_data/10_pictures.ipynb #a20530ce
 def map_pictures(
-    function: Callable[
-        [Tensor], Tensor
-    ],  # (b, 3, h, w) in [0, 1] -> (b, …), a picture's row depending on it alone
+    function: Callable[[Tensor], Tensor],  # (b, 3, h, w) in [0, 1] -> (b, …), each row of its picture alone
     images: Tensor | PictureFiles,  # n pictures
     batch: int | None = None,  # pictures at a time; None: a tensor whole, files 32
 ) -> Tensor:  # (n, …) in the order of the pictures

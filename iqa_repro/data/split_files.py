@@ -59,9 +59,7 @@ def read_split(
         raise ValueError(message)
     pairs = [line.partition("\t") for line in lines]
     places = {name: part for part, _, name in pairs}
-    if wrong := [
-        line for line, (part, _, name) in zip(lines, pairs, strict=True) if part not in PARTS or not name
-    ]:
+    if wrong := ["".join(pair) for pair in pairs if pair[0] not in PARTS or not pair[2]]:
         message = f"{path}: a line should be a part of {PARTS}, a tab and a name, got {wrong[0][:80]!r}"
         raise ValueError(message)
     if len(places) < len(lines):
@@ -96,9 +94,8 @@ def read_liqe_split(
         if len(files) != 1:
             message = f"{folder} should hold one file *_{word}.txt or *_{word}_clip.txt, it has {[f.name for f in files]}"
             raise FileNotFoundError(message)
-        for line in re.split(
-            r"\r\n?|\n", read_text(files[0], LARGEST_TABLE, "split")
-        ):  # some end in a bare \r
+        text = read_text(files[0], LARGEST_TABLE, "split")
+        for line in re.split(r"\r\n?|\n", text):  # some end in a bare \r
             if line.strip():
                 places[line.split("\t")[0]] = part
     return _divide(table, _known_as(table, places), places, folder)
@@ -124,14 +121,7 @@ def read_liqe_scenes(
     return known.map(scenes)
 
 # %% ../../nbs/1_data/07_split_files.ipynb #1a9df221
-PYIQA_PARTS = {
-    "train": "train",
-    "val": "validation",
-    "test": "test",
-    "0": "train",
-    "1": "validation",
-    "2": "test",
-}
+PYIQA_PARTS = dict(zip(("train", "val", "test", "0", "1", "2"), PARTS * 2, strict=True))
 
 
 def read_pyiqa_split(
@@ -142,9 +132,8 @@ def read_pyiqa_split(
     "One split of a pyiqa meta file; AVA's has the numbers 0, 1, 2 (docs/datasets.md §0)"
     frame = read_csv(path, str, "list of pyiqa", f"dist_name,{column}")
     if column not in frame:
-        raise ValueError(
-            f"{path} has no column {column!r}; it has {[name[:80] for name in frame if 'split' in name]}"
-        )
+        have = [name[:80] for name in frame if "split" in name]
+        raise ValueError(f"{path} has no column {column!r}; it has {have}")
     names = next(name for name in ("dist_name", "name", frame.columns[0]) if name in frame)
     if frame[names].isna().any():
         message = f"{path}: {names!r} is empty in {frame[names].isna().sum()} of {len(frame)} rows; drop them"

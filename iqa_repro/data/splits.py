@@ -28,9 +28,8 @@ def _split(table, seed, by, share, stream):
     if not 0 < share < 1:
         raise ValueError(f"a share lies between 0 and 1, both excluded, got {share}")
     if by not in table:
-        raise ValueError(
-            f"the table has no column {by!r}, it has {list(table.columns)}; without references use by='image'"
-        )
+        have = f"it has {list(table.columns)}"
+        raise ValueError(f"the table has no column {by!r}, {have}; without references use by='image'")
     if unknown := table.loc[table[by].isna(), "image"].tolist():
         message = f"{len(unknown)} pictures have no {by}, first {unknown[:3]}; fill them in or use by='image'"
         raise ValueError(message)

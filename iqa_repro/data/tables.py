@@ -42,9 +42,8 @@ class TableFacts:
         if self.low is None and self.high is None:
             return
         if self.low is None or self.high is None or not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(
-                f"a score range needs low < high, both finite or both None, got {self.low} and {self.high}"
-            )
+            got = f"got {self.low} and {self.high}"
+            raise ValueError(f"a score range needs low < high, both finite or both None, {got}")
 
 # %% ../../nbs/1_data/00_tables.ipynb #5ba6e359
 def to_unit(
@@ -65,14 +64,8 @@ def to_unit(
     return unit if higher_is_better else 1 - unit
 
 # %% ../../nbs/1_data/00_tables.ipynb #642a2969
-TEXT_COLUMNS = (
-    "image",
-    "reference",
-    "distortion",
-    "scene",
-    "split",
-    "captions",
-)  # never guessed to be numbers
+# never guessed to be numbers
+TEXT_COLUMNS = ("image", "reference", "distortion", "scene", "split", "captions")
 
 # %% ../../nbs/1_data/00_tables.ipynb #c396aacc
 def check_rows(
@@ -109,9 +102,8 @@ def check_names(
 
 
 def _names(column, where):
-    wrong = [
-        row for row, name in enumerate(column, 1) if not isinstance(name, (str, os.PathLike)) or not str(name)
-    ]
+    named = lambda name: isinstance(name, (str, os.PathLike)) and str(name)
+    wrong = [row for row, name in enumerate(column, 1) if not named(name)]
     if wrong:
         kind = type(column.iloc[wrong[0] - 1]).__name__
         found = f"{len(wrong)} rows are not, first row {wrong[0]} ({kind})"
@@ -122,9 +114,8 @@ def _names(column, where):
 # %% ../../nbs/1_data/00_tables.ipynb #c39e983f
 def _scores(column, where):
     if pd.api.types.is_bool_dtype(column):
-        raise ValueError(
-            f"{where}: `mos` holds {column.iloc[0]} … where numbers were expected; is it the right column?"
-        )
+        rest = "where numbers were expected; is it the right column?"
+        raise ValueError(f"{where}: `mos` holds {column.iloc[0]} … {rest}")
     scores = pd.to_numeric(column, errors="coerce").astype(float)
     if wrong := [(row, column.iloc[row - 1]) for row, ok in enumerate(np.isfinite(scores), 1) if not ok]:
         found = ", ".join(f"row {row}: {str(value)[:40]}" for row, value in wrong[:3])
@@ -249,6 +240,5 @@ def table_digest(
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of the rows, whatever their order and wherever the pictures lie (our choice)"
     rows = pd.DataFrame(table).assign(image=relative_names(table)).sort_values("image")
-    return hashlib.sha256(
-        rows[sorted(rows.columns)].to_csv(index=False, lineterminator="\n").encode()
-    ).hexdigest()
+    text = rows[sorted(rows.columns)].to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()

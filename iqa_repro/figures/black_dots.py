@@ -29,8 +29,7 @@ def _check_finite(name, table, columns):  # a tensor of two dimensions without N
 
 def sure_of_scene(
     scene_logits: Tensor,  # (n, scenes) similarities to the scene sentences times 1/τ
-    scene: ArrayLike
-    | None = None,  # (n,) column of the right scene; None: not known, confidence decides alone
+    scene: ArrayLike | None = None,  # (n,) column of the right scene; None: confidence decides alone
     confidence: float = CONFIDENCE,  # the largest probability must be above it, in [0, 1)
 ) -> np.ndarray:  # (n,) bool
     "Which images' scenes the model names with confidence, and rightly where that is known (GRMP-IQA §1, Fig. 1b)"

@@ -10,13 +10,14 @@ __all__ = ['MARKS', 'KEY_WORDS', 'VERDICT_WORDS', 'MARGIN', 'GAP', 'BANNER', 'LE
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #b810dab9
 import os
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,22 +62,9 @@ def mark_words(
     return [run for run in [*runs, (text[end:], None)] if run[0]]
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #05e7159e
-KEY_WORDS = (  # our choice, after the instructions (Figs 13, 15) and Table 10
-    *"resolution, sharp*, blur*, nois*, grain*, speckle*, clean, focus*, detail*, edges, crisp".split(", "),
-    *"soft, bright*, dark*, dim, lit, well-lit, light*, expos*, overexposed, underexposed, contrast".split(
-        ", "
-    ),
-    *"tone*, flat, color*, colour*, saturat*, oversaturated, dull, black and white".split(", "),
-    *"artifact*, compress*, block*, distort*, content, composition, composed, balanced".split(", "),
-    *"unbalanced, clutter*, uncluttered, framing, bare, empty, extremely, fairly, slightly".split(", "),
-)
-_GOOD = "good, great, perfect, excellent, impressive, high quality, high-quality, extremely high-quality"
-_BAD = "bad, poor, low quality, low-quality, extremely low-quality, not good, not satisfactory"
-VERDICT_WORDS = {  # word → side; paper §3.2, Table 10 and Fig. 13
-    **dict.fromkeys(f"{_GOOD}, appealing, pleasing".split(", "), 1),
-    **dict.fromkeys(("fair", "average"), 0),
-    **dict.fromkeys(f"{_BAD}, unsatisfactory, not appealing, unappealing".split(", "), -1),
-}
+_WORDS = tomllib.loads(files("iqa_repro.figures").joinpath("caption_words.toml").read_text(encoding="utf-8"))
+KEY_WORDS = tuple(_WORDS["key"])
+VERDICT_WORDS = {word: int(side) for side, words in _WORDS["verdict"].items() for word in words}
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #00b8ee0e
 def caption_verdict(
@@ -129,9 +117,7 @@ def draw_examples(
     return chosen.reset_index(drop=True)
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #bb4c92d4
-def printed_instructions() -> (
-    pd.DataFrame
-):  # figure, example, task (of the instruction), mos, level, guided, instruction
+def printed_instructions() -> pd.DataFrame:  # figure, example, task, mos, level, guided, instruction
     "Every instruction to the captioner in the paper's text (UniQA Figs 13 and 15)"
     return pd.read_csv(FOLDER / "uniqa_prompts.csv", encoding="utf-8")
 
@@ -252,10 +238,8 @@ def caption_sheet(
     height = (head + sum(heights) - GAP) / 0.98  # the banner hangs 2 % below the edge
     with paper_style():
         figure = plt.figure(figsize=(TWO_COLUMNS, height), layout="none")
-        frame: dict[str, Any] = dict(
-            xlim=(0, TWO_COLUMNS), ylim=(height, 0), frame_on=False, xticks=[], yticks=[]
-        )
-        axes = figure.add_axes((0, 0, 1, 1), **frame)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, TWO_COLUMNS), ylim=(height, 0), frame_on=False, xticks=[], yticks=[])
         _set_lines(axes, MARGIN, 0.02 * height + BANNER, key, size)
         for row, top in zip(rows, np.cumsum([0.02 * height + head, *heights[:-1]]), strict=True):
             for i, entry in enumerate(row):

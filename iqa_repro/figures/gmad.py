@@ -61,9 +61,7 @@ def unit_ranks(
 LEVELS = 10  # our choice: a level is a tenth of the images
 
 
-def _levels_of(
-    defence, levels
-):  # level of each image, 0 the lowest; in whole numbers: no rounding at a border
+def _levels_of(defence, levels):  # 0 the lowest; in whole numbers, so that no border is rounded
     return (2 * defence.rank() - 1).astype(int) * levels // (2 * len(defence))
 
 
@@ -100,9 +98,8 @@ def gmad_pairs(
         order = attack[place == level].sort_values(kind="stable").index
         if len(order) < 2 * pairs:
             lack = f"has {len(order)} of {len(defence)} pictures, {2 * pairs} are needed"
-            raise ValueError(
-                f"level {level + 1} of {levels} {lack}: take fewer levels or pairs, or more pictures"
-            )
+            advice = "take fewer levels or pairs, or more pictures"
+            raise ValueError(f"level {level + 1} of {levels} {lack}: {advice}")
         for k in range(pairs):
             rows.append(_pair(attack, defence, level + 1, k + 1, order[-1 - k], order[k]))
     return pd.DataFrame(rows)

@@ -45,9 +45,7 @@ def flow_shapes(
     return {key: tuple(shape) for key, shape in shapes.items()}
 
 # %% ../../nbs/6_figures/05_overview.ipynb #07740051
-def _gradients(
-    model, parameters, blocks=None, sentences=None
-):  # name → gradient of a random mixture of the logits
+def _gradients(model, parameters, blocks=None, sentences=None):  # of a random mixture of the logits, by name
     clip, draw = model.clip, torch.Generator().manual_seed(0)
     images = random_images(clip, 2, draw)
 
@@ -181,9 +179,7 @@ def _draw_prompt_map(axes, y, rows, stage):  # of the released recipe
         draw_arrow(axes, (left + _SIDE / 2, y + _HIGH), (left + _SIDE / 2, y + _STEP))
 
 # %% ../../nbs/6_figures/05_overview.ipynb #c725a478
-def _stack(
-    axes, y, *lines
-):  # boxes over the whole width, upwards, an arrow into each; the middle of the last
+def _stack(axes, y, *lines):  # boxes over the whole width, upwards, with arrows; the middle of the last
     for i, (words, learns) in enumerate(lines):
         draw_box(axes, (0.1, y + i * _STEP, 0.8, _HIGH), words, learns)
         if i:

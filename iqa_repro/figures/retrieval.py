@@ -105,21 +105,15 @@ def retrieval_rows(
             looks = measure(read_image(path).permute(1, 2, 0).numpy())
             row = dict(dataset=job.dataset, method=key["method"], setting=query, place=place)
             row |= dict(split=key["split"], seed=key["seed"], metric="quality", value=float(quality[i]))
-            row |= dict(
-                image=path.name,
-                picture=i,
-                mos=float(table["mos"].iloc[i]),
-                cosine=cosine,
-                colour=looks.colour,
-            )
-            rows.append(row | dict(brightness=looks.brightness, sharpness=looks.sharpness))
+            row |= dict(image=path.name, picture=i, mos=float(table["mos"].iloc[i]), cosine=cosine)
+            rows.append(row | {look: getattr(looks, look) for look in ("colour", "brightness", "sharpness")})
     return rows
 
 # %% ../../nbs/6_figures/08_retrieval.ipynb #382974df
 def retrieval_sheet(
     lines: Sequence[
         tuple[str, Sequence[str | Path], Sequence[float]]
-    ],  # label, files (best first), MOS of each
+    ],  # label, files (best first), their MOS
     width: float = TWO_COLUMNS,  # inches
 ) -> Figure:
     "Images in lines, each with its MOS under it (UniQA Figs. 4, 10–12)"

@@ -58,9 +58,7 @@ def unlabelled_pictures(
 def dot_map(
     fitted: Fitted,  # a tuned GRMP-IQA
     job: Job,  # what it was trained on
-) -> tuple[
-    pd.DataFrame, Tensor
-]:  # image, quality, sure, wrong and dot of each unlabelled image; (n, d) features
+) -> tuple[pd.DataFrame, Tensor]:  # image, quality, sure, wrong, dot; (n, d) features of these images
     "Black dots among the images that a training had no label of (GRMP-IQA Fig. 1b)"
     table, images = unlabelled_pictures(job)
     if unknown := set(table.get("scene", ["?"])) - set(SCENES):

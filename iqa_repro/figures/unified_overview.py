@@ -6,9 +6,11 @@
 __all__ = ['describe_unified', 'unified_shapes', 'draw_steps', 'rank_comments', 'draw_purification', 'draw_adapter']
 
 # %% ../../nbs/6_figures/06_unified_overview.ipynb #24809f11
+import tomllib
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
+from importlib.resources import files
 from itertools import pairwise, zip_longest
 from textwrap import shorten
 
@@ -84,34 +86,10 @@ def unified_shapes(
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 # %% ../../nbs/6_figures/06_unified_overview.ipynb #18ac8307
-_STEPS = {  # title → lines, upwards: `|` stands between boxes, `*` before a box that learns, `-` for an empty place
-    "1 Captioning": (
-        "{quality[0]:,} pictures\nwith MOS|{aesthetics[0]:,} pictures\nwith MOS",
-        "one of five\nlevels|one of five\nlevels",
-        "captioner:\n{captioner}",
-        "$Y_{{IQA}}$\n{quality[1]:,} captions|$Y_{{IAA}}$\n{aesthetics[1]:,} captions",
-    ),
-    "2 Purification": (
-        "$Y_{{IAA}}$|{comments:,}\ncomments",
-        "*CLIP$_{{aes}}$\n{learn[pretrain]}|length",
-        "AR (Eq. 3)|IR (Eq. 4)",
-        "AIR (Eq. 5)",
-        "$Y_{{IAA}}^+$: first {k} a picture,\n{kept:,} comments",
-    ),
-    "3 Pre-training": (
-        "$Y_{{IQA}} \\cup Y_{{IAA}} \\cup Y_{{IAA}}^+$:\n{pairs:,} pairs",
-        "*image tower\n{size[image]}|*text tower\n{size[text]}",
-        "contrastive loss (Eq. 1)\n{epochs} epochs, batch {batch}",
-        "*UniQA\n{learn[pretrain]} numbers learn",
-    ),
-    "4 Adapting": (
-        "picture\nwith MOS|{prompts} prompts:\n{worst} … {best}",
-        "image tower\n{size[image]}|text tower\n{size[text]}",
-        "*adapter\n{size[adapter]} (Eq. 6)|-",
-        "softmax · levels (Eq. 7)",
-        "*score, squared error\n{learn[adapt]} numbers learn",
-    ),
-}
+_WORDS = tomllib.loads(
+    files("iqa_repro.figures").joinpath("unified_overview.toml").read_text(encoding="utf-8")
+)
+_STEPS, _BOXES = _WORDS["steps"], _WORDS["boxes"]
 
 # %% ../../nbs/6_figures/06_unified_overview.ipynb #6a15d602
 _HIGH, _STEP = 0.13, 0.185  # height of a box, a step up, in the axes' units
@@ -200,21 +178,6 @@ def _write_comment(axes, y, row, letters):
     axes.text(0.985, y, "kept" if row["kept"] else "out", ha="center", **look)
 
 # %% ../../nbs/6_figures/06_unified_overview.ipynb #0bef4ea5
-_BOXES = {  # left, bottom, width, height, words
-    "picture": (0.0, 0.62, 0.11, 0.24, "picture\n{shape[picture]}"),
-    "image": (0.145, 0.62, 0.13, 0.24, "image tower\n{size[image]}\n→ {shape[adapter in]}"),
-    "fc.0": (0.315, 0.62, 0.135, 0.24, "linear {last[fc.0 in]} → {last[fc.0]}\n{size[fc.0]}"),
-    "relu": (0.475, 0.62, 0.06, 0.24, "ReLU"),
-    "fc.2": (0.56, 0.62, 0.135, 0.24, "linear {last[fc.2 in]} → {last[fc.2]}\n{size[fc.2]}{relu}"),
-    "sum": (0.735, 0.62, 0.11, 0.24, "+ and to\nunit length\n(Eq. 6)"),
-    "words": (0.0, 0.05, 0.16, 0.36, "{sentences}"),
-    "text": (0.2, 0.1, 0.13, 0.26, "text tower\n{size[text]}\n→ {shape[text]}"),
-    "cosine": (0.735, 0.17, 0.11, 0.22, "cosines\n{crops}×{prompts}\nsoftmax"),
-    "score": (0.885, 0.1, 0.115, 0.36, "levels\n{low},\n{high}\n→ {shape[adapter]}"),
-    "mean": (0.885, 0.66, 0.115, 0.18, "mean over\n{crops} crops\n→ score"),
-}
-
-
 def _draw_ways(axes):
     right = {name: box[0] + box[2] for name, box in _BOXES.items()}
     ways = ((0.74, "picture image fc.0 relu fc.2 sum"), (0.23, "words text"), (0.28, "text cosine"))

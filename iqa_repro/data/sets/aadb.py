@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import Archive, DataSet, StandIn
+from ..dataset import described
 from ..folders import DataFolder, finish_table
-from ..world.photographs import JUDGE_PARTS
 
 # %% ../../../nbs/1_data/sets/16_aadb.ipynb #d1bac1d6
 AADB_LISTS = {"train": "Train", "validation": "Validation", "test": "TestNew"}
+_LIST = "imgList{}Regression_{}.txt"
 AADB_ATTRIBUTES = {  # the lists' word: our column
     "BalacingElements": "balancing elements",
     "ColorHarmony": "color harmony",
@@ -39,9 +39,7 @@ def read_aadb(
 ) -> pd.DataFrame:  # picture table, also with split and, where their lists are there, attributes
     "Aesthetics and Attributes Database (Kong et al. 2016; docs/datasets.md §2.16)"
     folder = DataFolder(root)
-    files = {
-        split: folder.label_file(f"imgList{word}Regression_score.txt") for split, word in AADB_LISTS.items()
-    }
+    files = {part: folder.label_file(_LIST.format(word, "score")) for part, word in AADB_LISTS.items()}
     table = pd.concat([_aadb_part(folder, *item) for item in files.items()], ignore_index=True)
     plain = table["image"].map(_without_score)
     leaking = (table["split"] == "validation") & plain.isin(plain[table["split"] == "test"])
@@ -61,7 +59,7 @@ def _without_score(name):  # 0.500_farm1_1.jpg → farm1_1.jpg
 def _aadb_part(folder, split, labels):
     part = _aadb_list(labels, "mos").assign(split=split)
     for what, column in AADB_ATTRIBUTES.items():
-        if path := folder.find(f"imgList{AADB_LISTS[split]}Regression_{what}.txt"):
+        if path := folder.find(_LIST.format(AADB_LISTS[split], what)):
             values = _aadb_list(folder.root / path, column).set_index("image")[column]
             part[column] = values.reindex(part["image"]).to_numpy()
     return part
@@ -70,30 +68,5 @@ def _aadb_part(folder, split, labels):
 def _aadb_list(path, column):
     return pd.read_csv(path, sep=r"\s+", header=None, names=["image", column], dtype={"image": str})
 
-# %% ../../../nbs/1_data/sets/16_aadb.ipynb #9d94861d
-_SMALL = ("datasetImages_warp256.zip", 138076608, "sha256:a31adc66")  # the beginning of its hash
-_ARCHIVES = ("datasetImages_warp256.zip, 138 MB", "imgListFiles_label.zip")
-_BY_HAND = "fetch datasetImages_warp256.zip (or the pictures in full size), the new test pictures and imgListFiles_label.zip from Google Drive"
-_STAND_IN = StandIn(
-    *("AADB", "aesthetic", "judge", "all", 0, 1, (), 300),
-    score_set="modelled votes",
-    panel=(5, 2.0, 8.8),
-    parts=tuple(zip(("train", "validation", "test"), (210, 20, 70), JUDGE_PARTS, strict=True)),
-)
-
 # %% ../../../nbs/1_data/sets/16_aadb.ipynb #3a891701
-SET = DataSet(
-    name="aadb",
-    title="AADB",
-    pictures=9958,  # lists of 8458, 500 and 1000; the paper says 10000
-    low=0,
-    high=1,
-    home="github.com/aimerykong/deepImageAestheticsAnalysis",
-    terms="research only; pictures under Flickr's Creative Commons licences",
-    archives=(*_ARCHIVES, "full size: 2.19 GB for training, 222 MB for the test"),
-    reader=read_aadb,
-    digests={"score": (9831, "67c75b3ecd48d69e")},  # without the 127 validation names that are test names too
-    by_hand=_BY_HAND,
-    brought=(Archive(*_SMALL),),
-    stand_in=_STAND_IN,
-)
+SET = described("aadb", read_aadb)

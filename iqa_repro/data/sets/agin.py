@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import DataSet, StandIn
+from ..dataset import described
 from ..folders import DataFolder, finish_table
-from ..world.photographs import PHOTOGRAPHS
 
 # %% ../../../nbs/1_data/sets/12_agin.ipynb #3d648e5e
 _SCORES = {"MOS_nat": "mos_naturalness", "MOS_tech": "mos_technical", "MOS_rat": "mos_rationality"}
@@ -42,25 +41,5 @@ def _header(path):
     with open(path, encoding="utf-8-sig") as file:
         return {part.strip().strip('"') for part in file.readline().split(",")}
 
-# %% ../../../nbs/1_data/sets/12_agin.ipynb #007663a1
-_FLAT = ("moon", "hubble", "grass")
-_OBJECTS = tuple(p.name for p in PHOTOGRAPHS.values() if p.role == "judge" and p.name not in _FLAT)
-_STAND_IN = StandIn(
-    *("AGIN", "natural", "judge", "all", 0, 100, (8, 19, 20, 22, 23, 24, 1, 4, 7, 9, 21), 240),
-    mixture=(0.8, 0.2),
-    spread=(0.8, 1.8),
-    parts=((None, 240, _OBJECTS),),
-)
-
 # %% ../../../nbs/1_data/sets/12_agin.ipynb #7323f524
-SET = DataSet(
-    name="agin",
-    title="AGIN",
-    pictures=6049,  # 5849 generated, 200 natural
-    home="github.com/zijianchen98/AGIN",
-    archives=("OneDrive and Baidu links on the page",),
-    reader=read_agin,
-    scale_file=True,
-    by_hand="fetch the pictures and the csv of scores from OneDrive or Baidu (code riha) as it says",
-    stand_in=_STAND_IN,
-)
+SET = described("agin", read_agin)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import RAW, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/10_agiqa3k.ipynb #60bf3286
@@ -31,31 +31,5 @@ def read_agiqa3k(
     table[["generator", "setting"]] = frame["name"].str.rsplit("_", n=2, expand=True)[[0, 1]].to_numpy()
     return finish_table(table, folder, labels, SET.facts("mos, quality"), 2982, anywhere=True, strict=strict)
 
-# %% ../../../nbs/1_data/sets/10_agiqa3k.ipynb #5eb26589
-_MIRROR = mirrored(
-    *("AGIQA-3K.zip", 97950738, "96401d1f9844ef68092c7f6d5681c8ec90b20c33d238fb4d25033133f10084cf"),
-    f"{RAW}lcysyzxdxc/AGIQA-3k-Database/a1b51eb53348d30ccfc6bcf72e38f39a4f6768d0/data.csv",
-)
-_STAND_IN = StandIn(
-    *("AGIQA-3K", "authentic", "judge", "all", 0, 5, (8, 19, 20, 22, 23, 24), 250),
-    mixture=(0.6, 0.3, 0.1),
-    spread=(0.7, 1.6),
-)
-
 # %% ../../../nbs/1_data/sets/10_agiqa3k.ipynb #c56b7135
-SET = DataSet(
-    name="agiqa3k",
-    title="AGIQA-3K",
-    pictures=2982,
-    low=0,  # of `mos_quality`
-    high=5,
-    home="github.com/lcysyzxdxc/AGIQA-3k-Database",
-    terms="MIT",
-    archives=("AGIQA-3K.zip", "MIRROR/AGIQA-3K.zip, 98 MB"),
-    reader=read_agiqa3k,
-    digests={"mos, quality": (2982, "b82eab266e78131b")},
-    listed=ScoreList("mos, quality"),
-    places={"mirror": _MIRROR},
-    by_hand="fetch AGIQA-3K.zip from the drive that it links, and data.csv",
-    stand_in=_STAND_IN,
-)
+SET = described("agiqa3k", read_agiqa3k)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import DataSet, StandIn
+from ..dataset import described
 from ..folders import DataFolder, finish_table
-from ..world.photographs import JUDGE_PARTS
 
 # %% ../../../nbs/1_data/sets/11_aigiqa20k.ipynb #138015cc
 def read_aigiqa20k(
@@ -48,28 +47,5 @@ def _aigiqa_sheet(path):
         raise ValueError(f"{path} should have the columns name, prompt and mos, it has {list(frame.columns)}")
     return frame
 
-# %% ../../../nbs/1_data/sets/11_aigiqa20k.ipynb #6004358f
-_TYPES = (8, 19, 20, 22, 23, 24, 1, 4, 7, 9, 21)
-_STAND_IN = StandIn(
-    *("AIGIQA-20K", "authentic", "judge", "all", 0, 5, _TYPES, 250),
-    mixture=(0.9, 0.1),
-    spread=(0.6, 4.0),
-    parts=tuple(zip(("train", "validation", "test"), (175, 25, 50), JUDGE_PARTS, strict=True)),
-)
-_BY_HAND = "fetch the folders train, val and test with info_train.xlsx and info_val.xlsx, there or from huggingface.co/datasets/strawhat/aigciqa-20k"
-
 # %% ../../../nbs/1_data/sets/11_aigiqa20k.ipynb #753580af
-SET = DataSet(
-    name="aigiqa20k",
-    title="AIGIQA-20K",
-    pictures=20000,  # train 14000, validation 2000, test 4000
-    low=0,
-    high=5,
-    home="modelscope.cn/datasets/lcysyzxdxc/AIGCQA-30K-Image",
-    terms="Apache-2.0 declared",
-    archives=("info_train.xlsx, info_val.xlsx and three folders",),
-    reader=read_aigiqa20k,
-    digests={"mos": (14000, "8f120d5f43262172")},  # the training part
-    by_hand=_BY_HAND,
-    stand_in=_STAND_IN,
-)
+SET = described("aigiqa20k", read_aigiqa20k)

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..dataset import RAW, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
-from ..world.photographs import PHOTOGRAPHS
 
 # %% ../../../nbs/1_data/sets/14_ava.ipynb #fcfce7be
 AVA_COLUMNS = ["index", "image", *(f"n{i}" for i in range(1, 11)), "tag1", "tag2", "challenge"]
@@ -41,36 +40,8 @@ def read_ava(
         table["split"] = frame["image"].astype(str).isin(test).map({True: "test", False: "train"})
     return finish_table(table, folder, labels, SET.facts("mean vote"), 255530, anywhere=True, strict=strict)
 
-# %% ../../../nbs/1_data/sets/14_ava.ipynb #ec197355
-_LISTS = f"{RAW}imfing/ava_downloader/46104ff72991443c37e86a8d1b2eeb05e61f7e81/AVA_dataset/"
-_MIRROR = mirrored(
-    *("ava.tgz", 33247047662, "506764f3d9cd41adcd1298fc7fafb60a37459e816f1b7a1ceb89adcd77036acb"),
-    *(_LISTS + name for name in ("AVA.txt", "aesthetics_image_lists/generic_test.jpgl")),
-)
-_META, _JUDGE = (tuple(p.name for p in PHOTOGRAPHS.values() if p.role == role) for role in ("meta", "judge"))
-_STAND_IN = StandIn(
-    *("AVA", "aesthetic", "both", "all", 1, 10, (), 440),
-    score_set="modelled votes",
-    parts=(("train", 330, _META), ("test", 110, _JUDGE)),
-    commented=True,
-)
-
 # %% ../../../nbs/1_data/sets/14_ava.ipynb #6eb06e41
-SET = DataSet(
-    name="ava",
-    title="AVA",
-    pictures=255530,  # rows of AVA.txt; 19930 of them are the official test
-    low=1,
-    high=10,
-    terms="rights stay with the photographers of dpchallenge.com; not to be passed on",
-    archives=("64 parts of 7z, 32 GB", "MIRROR/ava.tgz, 33.2 GB"),
-    source="github.com/imfing/ava_downloader",
-    reader=read_ava,
-    listed=ScoreList("mean vote, three digits"),
-    places={"mirror": _MIRROR},
-    by_hand="no page of the authors is alive; github.com/imfing/ava_downloader lists 64 parts of 7z and a torrent",
-    stand_in=_STAND_IN,
-)
+SET = described("ava", read_ava)
 
 # %% ../../../nbs/1_data/sets/14_ava.ipynb #d0842e24
 def ava_list(

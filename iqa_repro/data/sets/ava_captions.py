@@ -23,9 +23,7 @@ def read_ava_captions(
     "AVA-Captions (Ghosal et al. 2019; docs/datasets.md §2.17)"
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no file of comments at {path}; AVA-Captions is CLEAN_AVA_FULL_AFTER_SUBJECTIVE_CLEANING.json"
-        )
+        raise FileNotFoundError(f"no file of comments at {path}; AVA-Captions is {_FILES[0]}")
     if path.suffix.lower() == ".json":
         images = json.loads(path.read_text(encoding="utf-8"))["images"]
         said = lambda sentence: sentence.get("clean") or sentence["raw"]
@@ -54,12 +52,5 @@ def read_captioned_ava(
     return table.assign(captions=captions)[captions.notna()].reset_index(drop=True)
 
 # %% ../../../nbs/1_data/sets/15_ava_captions.ipynb #999cfda0
-SET = replace(
-    ava.SET,
-    name="ava_captions",
-    folder="ava",
-    reader=read_captioned_ava,
-    listed=None,
-    by_hand="",
-    stand_in=None,
-)
+_OWN = dict(name="ava_captions", folder="ava", reader=read_captioned_ava)
+SET = replace(ava.SET, **_OWN, listed=None, by_hand="", stand_in=None)

@@ -10,16 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import Archive, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/01_csiq.ipynb #65e54b2c
 _KINDS = {"noise": "AWGN", "jpeg": "JPEG", "jpeg 2000": "jpeg2000", "jpeg2000": "jpeg2000"}
-CSIQ_KINDS = _KINDS | {
-    "fnoise": "fnoise",
-    "blur": "BLUR",
-    "contrast": "contrast",
-}  # word: token in file names
+# word: token in file names
+CSIQ_KINDS = _KINDS | {"fnoise": "fnoise", "blur": "BLUR", "contrast": "contrast"}
 
 
 def read_csiq(
@@ -46,43 +43,12 @@ def _csiq_sheet(path):
     if unknown := sorted(set(sheet["dst_type"]) - set(CSIQ_KINDS)):
         raise ValueError(f"{path}: unknown distortions {unknown}; CSIQ has {list(CSIQ_KINDS)}")
     names = [f"{r.image}.{CSIQ_KINDS[r.dst_type]}.{r.dst_lev:.0f}.png" for r in sheet.itertuples()]
-    return pd.DataFrame(
-        {"image": names, "mos": sheet["dmos"].to_numpy(), "std": sheet["dmos_std"].to_numpy()}
-    )
+    numbers = {"mos": sheet["dmos"].to_numpy(), "std": sheet["dmos_std"].to_numpy()}
+    return pd.DataFrame({"image": names, **numbers})
 
 
 def _csiq_list(path):
     return pd.read_csv(path, sep=r"\s+", header=None, names=["image", "mos"], dtype={"image": str})
 
-# %% ../../../nbs/1_data/sets/01_csiq.ipynb #d6029f9d
-_PAGE = "http://s2.smu.edu/~eclarson/csiq/"
-_MIRROR = mirrored(
-    *("csiq.tgz", 379062485, "e34c372c98e751c5490dadeb536e37666296b6c4f651df30cc04c0547ffee5b0"),
-    _PAGE + "csiq.DMOS.xlsx",
-)
-_AUTHORS = tuple(Archive(_PAGE + name) for name in ("src_imgs.zip", "dst_imgs.zip", "csiq.DMOS.xlsx"))
-_STAND_IN = StandIn(
-    *("CSIQ", "synthetic", "judge", "right", 0, 1, (10, 9, 1, 11, 15, 25), 0),
-    higher_is_better=False,
-    windows=(1,),
-    score_set="modelled ratings as DMOS",
-)
-
 # %% ../../../nbs/1_data/sets/01_csiq.ipynb #a2630c71
-SET = DataSet(
-    name="csiq",
-    title="CSIQ",
-    pictures=866,
-    references=30,
-    low=0,
-    high=1,
-    higher_is_better=False,
-    home="s2.smu.edu/~eclarson/csiq.html",
-    archives=("src_imgs.zip", "dst_imgs.zip", "csiq.DMOS.xlsx", "MIRROR/csiq.tgz, 379 MB"),
-    reader=read_csiq,
-    scene_list="csiq_all_clip.txt",
-    digests={"dmos": (866, "b8b4b9ea3737a2c0")},
-    listed=ScoreList("dmos", r"\.(?P<distortion>[^.]+)\.(?P<level>\d)\.png$"),
-    places={"mirror": _MIRROR, "authors": _AUTHORS},
-    stand_in=_STAND_IN,
-)
+SET = described("csiq", read_csiq)

@@ -6,23 +6,8 @@
 __all__ = ['SET']
 
 # %% ../../../nbs/1_data/sets/13_eciqad.ipynb #6854f336
-from ..dataset import DataSet, StandIn
+from ..dataset import described
 from ..own_tables import read_own
 
 # %% ../../../nbs/1_data/sets/13_eciqad.ipynb #11d2bc41
-_STAND_IN = StandIn(  # saturation twice, noise, denoise, too bright, too dark, sharpening, contrast
-    *("ECIQAD", "authentic", "judge", "all", 0, 100, (7, 8, 11, 15, 16, 17, 24, 25), 220),
-    mixture=(0.5, 0.35, 0.15),
-    spread=(1.2, 1.2),
-    parts=((None, 220, ("retina",)),),
-)
-SET = DataSet(
-    name="eciqad",
-    title="ECIQAD",
-    pictures=2400,  # UniQA App. B.2
-    available=False,
-    reader=read_own,
-    scale_file=True,
-    by_hand="how it lies on disk is not published where we looked; put its pictures and one CSV with the columns image,mos into a folder named eciqad",
-    stand_in=_STAND_IN,
-)
+SET = described("eciqad", read_own)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import RAW, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/08_flive.ipynb #a6fa85d3
@@ -57,39 +57,8 @@ def _flive_patches(path, pictures):
         table["split"] = whole["split"].loc[parts[0]].to_numpy()
     return table.assign(patch=parts[1].astype(int))
 
-# %% ../../../nbs/1_data/sets/08_flive.ipynb #88b1eef4
-_REPOSITORY = (
-    f"{RAW}niu-haoran/FLIVE_Database/HEAD/"  # HEAD: only the beginning of the commit that was read is known
-)
-_MIRROR = mirrored(
-    *("flive.tgz", 5414976833, "85d257ebb00b99ff998e6aa4276be5cbd4762699874f57bcbf3261e441961696"),
-    *(_REPOSITORY + name for name in ("labels_image.csv", "labels640.csv", "labels=640_padded.csv")),
-)
-_STAND_IN = StandIn(
-    *("FLIVE", "authentic", "judge", "all", 0, 100, (1, 3, 10, 12, 16, 17, 25), 400),
-    mixture=(0.8, 0.2),
-    spread=(5.0, 15.0),
-)
-_REBUILT = "pictures to be rebuilt from AVA, VOC2012, EMOTIC and a blur set"
-_BY_HAND = "fetch the label files, and rebuild the pictures with database_prep.ipynb from AVA, VOC2012, EMOTIC and the blur set"
-
 # %% ../../../nbs/1_data/sets/08_flive.ipynb #2e351b5c
-SET = DataSet(
-    name="flive",
-    title="LIVEFB",
-    pictures=39810,
-    low=0,
-    high=100,
-    home="github.com/niu-haoran/FLIVE_Database",
-    terms="CC BY-NC 4.0 in the licence file, CC BY-NC-SA 4.0 on the badge",
-    archives=(_REBUILT, "MIRROR/flive.tgz, 5.41 GB (without labels640.csv)"),
-    reader=read_flive,
-    digests={"mos": (39810, "46213c84a32d1600")},
-    listed=ScoreList(),
-    places={"mirror": _MIRROR},
-    by_hand=_BY_HAND,
-    stand_in=_STAND_IN,
-)
+SET = described("flive", read_flive)
 
 # %% ../../../nbs/1_data/sets/08_flive.ipynb #84eecd0c
 def read_flive_boxes(
@@ -99,9 +68,8 @@ def read_flive_boxes(
     frame, columns = pd.read_csv(path), ["mos", "top", "left", "height", "width"]
     wanted = ["name_image", *(f"{name}_patch_{k}" for k in (1, 2, 3) for name in columns)]
     if missing := [name for name in wanted if name not in frame]:
-        raise ValueError(
-            f"{path} lacks the columns {missing[:4]} …; boxes are in labels640.csv and labels=640_padded.csv"
-        )
+        places = "boxes are in labels640.csv and labels=640_padded.csv"
+        raise ValueError(f"{path} lacks the columns {missing[:4]} …; {places}")
     take = lambda k: frame[[f"{name}_patch_{k}" for name in columns]].set_axis(columns, axis=1)
     parts = [take(k).assign(image=frame["name_image"], patch=k) for k in (1, 2, 3)]
     return pd.concat(parts, ignore_index=True)[["image", "patch", *columns]]

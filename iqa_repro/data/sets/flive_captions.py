@@ -12,9 +12,6 @@ from ..dataset import StandIn
 from . import flive
 
 # %% ../../../nbs/1_data/sets/09_flive_captions.ipynb #6d5381f0
-_STAND_IN = StandIn(
-    *("FLIVE", "authentic", "meta", "all", 0, 100, (1, 3, 10, 12, 16, 17, 25, 2, 11), 330),
-    mixture=(0.5, 0.35, 0.15),
-    spread=(1.6, 3.0),
-)
+_RECIPE = ("FLIVE", "authentic", "meta", "all", 0, 100, (1, 3, 10, 12, 16, 17, 25, 2, 11), 330)
+_STAND_IN = StandIn(*_RECIPE, mixture=(0.5, 0.35, 0.15), spread=(1.6, 3.0))
 SET = replace(flive.SET, name="flive_captions", folder="flive", by_hand="", stand_in=_STAND_IN)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import Archive, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/03_kadid10k.ipynb #a1094303
@@ -27,9 +27,8 @@ def read_kadid10k(
     labels = folder.label_file("dmos.csv")
     frame = pd.read_csv(labels, dtype=str)
     if missing := [name for name in wanted if name not in frame]:
-        raise ValueError(
-            f"{labels} should have the columns {wanted}, it lacks {missing}: is it KADID-10k's dmos.csv?"
-        )
+        lack = f"it lacks {missing}: is it KADID-10k's dmos.csv?"
+        raise ValueError(f"{labels} should have the columns {wanted}, {lack}")
     table = pd.DataFrame({"image": frame["dist_img"], "reference": frame["ref_img"]})
     table["mos"], table["std"] = frame["dmos"].astype(float), frame["var"].astype(float)
     parts = table["image"].str.extract(r"_(\d\d)_(\d\d)\.\w+$")
@@ -37,27 +36,5 @@ def read_kadid10k(
     table["copy"] = [pair in KADID_COPIES for pair in zip(table["distortion"], table["level"], strict=True)]
     return finish_table(table, folder, labels, SET.facts(), 10125, anywhere=True, strict=strict)
 
-# %% ../../../nbs/1_data/sets/03_kadid10k.ipynb #efc271a8
-_ZIP = Archive(  # sha256: a third-party reader
-    *("https://datasets.vqa.mmsp-kn.de/archives/kadid10k.zip", 3067408471),
-    "sha256:fe59ace86a2525d5785ff011a2119fa88839e0329f5029f7b23994727efd185c",
-)
-_SHA = "841396f9237e68c8e6614d5dc907a8fd83d4f403cce89ee2c14524406405b14a"
-
 # %% ../../../nbs/1_data/sets/03_kadid10k.ipynb #0cd3806e
-SET = DataSet(
-    name="kadid10k",
-    title="KADID-10k",
-    pictures=10125,
-    references=81,
-    low=1,
-    high=5,
-    home="database.mmsp-kn.de/kadid-10k-database.html",
-    terms='not stated ("freely available to the research community", says a third party)',
-    archives=("kadid10k.zip, 3.07 GB", "MIRROR/kadid10k.tgz, 3.07 GB"),
-    reader=read_kadid10k,
-    digests={"mos": (10125, "ac3000547800bdda")},
-    listed=ScoreList(pattern=r"_(?P<distortion>\d\d)_(?P<level>\d\d)\.png$"),
-    places={"authors": (_ZIP,), "mirror": mirrored("kadid10k.tgz", 3069431805, _SHA)},
-    stand_in=StandIn("KADID-10k", "synthetic", "meta", "left", 1, 5, tuple(range(1, 26)), 0),
-)
+SET = described("kadid10k", read_kadid10k)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import RAW, Archive, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #ab75500f
@@ -52,37 +52,8 @@ def _koniq_scores(frame, labels, wanted):  # scores, low, high
         return sum(i * frame[f"c{i}"] for i in range(1, 6)), 1.0, 5.0
     if "MOS_zscore" in frame:
         return frame["MOS_zscore"], 0.0, 100.0
-    raise ValueError(
-        f"{labels} holds {kind!r} alone; the values from 0 to 100 are in 'koniq10k_distributions_sets.csv'"
-    )
-
-# %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #83f4970f
-_KONSTANZ = "https://datasets.vqa.mmsp-kn.de/archives/koniq10k_"
-_SHA = "18f4b664fed41ffdf37dd5cae6921901d86afddd952fdfa3d77eda25cc48370b"
-_COMMIT = f"{RAW}subpic/koniq/c4c4bb637fe8510dcc5968a47007cc936986fb03"
-_SETS = f"{_COMMIT}/metadata/koniq10k_distributions_sets.csv"
-_LABELS = (Archive(f"{_KONSTANZ}scores_and_distributions.zip"), Archive(_SETS, extra=True))
-_PLACES = {
-    "mirror": mirrored("koniq10k.tgz", 6348641188, _SHA, _SETS),
-    "authors": (Archive(f"{_KONSTANZ}1024x768.zip"), *_LABELS),
-    "authors-512x384": (Archive(f"{_KONSTANZ}512x384.zip", about=767_000_000), *_LABELS),
-}
-_ARCHIVES = ("1024x768.zip", "512x384.zip, 767 MB", "scores_and_distributions.zip")
+    other = "the values from 0 to 100 are in 'koniq10k_distributions_sets.csv'"
+    raise ValueError(f"{labels} holds {kind!r} alone; {other}")
 
 # %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #b0650bdb
-SET = DataSet(
-    name="koniq10k",
-    title="KonIQ-10k",
-    pictures=10073,
-    low=1,
-    high=5,
-    home="database.mmsp-kn.de/koniq-10k-database.html",
-    terms="for research; photographs keep the terms of YFCC100m",
-    archives=(*(f"koniq10k_{name}" for name in _ARCHIVES), "MIRROR/koniq10k.tgz, 6.35 GB"),
-    reader=read_koniq10k,
-    scene_list="koniq10k_all_clip.txt",
-    digests={"mos, 1 to 5": (10073, "2191fff021d7bbad"), "mos, 0 to 100": (10073, "774aec0d2439e5b8")},
-    listed=ScoreList("mos, 0 to 100", low=0, high=100),
-    places=_PLACES,
-    stand_in=StandIn("KonIQ-10k", "authentic", "judge", "right", 1, 5, (1, 2, 3, 10, 11, 16, 17), 440),
-)
+SET = described("koniq10k", read_koniq10k)

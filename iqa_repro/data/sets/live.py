@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from ..dataset import DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/00_live.ipynb #1def7b68
@@ -43,16 +43,14 @@ def read_live(
 def _live_entries(folder, labels, column):
     "Table of all entries, and which of them are copies of references"
     values, names = map(scipy.io.loadmat, (labels, folder.label_file("refnames_all.mat")))
-    references = [str(cell[0]) for cell in names["refnames_all"].ravel()]
+    references = [f"refimgs/{cell[0]}" for cell in names["refnames_all"].ravel()]
     dmos, copies = values[column].ravel().astype(float), values["orgs"].ravel().astype(bool)
     counts = _count_files(folder, len(dmos))
     if not len(dmos) == len(copies) == len(references) == sum(counts.values()):
         message = f"{labels}: {len(dmos)} scores, {len(copies)} marks of copies, {len(references)} references for {sum(counts.values())} files {counts}; these files belong to different releases"
         raise ValueError(message)
     images = [f"{kind}/img{i}.bmp" for kind, n in counts.items() for i in range(1, n + 1)]
-    table = pd.DataFrame(
-        {"image": images, "mos": dmos, "reference": [f"refimgs/{name}" for name in references]}
-    )
+    table = pd.DataFrame({"image": images, "mos": dmos, "reference": references})
     table["distortion"] = np.repeat(list(counts), list(counts.values()))
     if "dmos_std" in values:
         table["std"] = values["dmos_std"].ravel().astype(float)
@@ -77,36 +75,5 @@ def _count_files(folder, entries):
     inside = [path.lower().split("/")[-2:-1] for path in folder if path.lower().endswith(".bmp")]
     return {kind: inside.count([kind]) for kind in LIVE_FOLDERS}
 
-# %% ../../../nbs/1_data/sets/00_live.ipynb #d96489df
-_MIRROR = mirrored(
-    *("live.tgz", 721190291, "0c23e0ba0d503dd7bfc3d5588fc3e94672e381759881e497c41ca814aa4d9d8f"),
-    "http://live.ece.utexas.edu/research/quality/release2/dmos_realigned.mat",
-)
-_STAND_IN = StandIn(
-    *("LIVE", "synthetic", "judge", "left", -2.6401, 111.7747, (9, 10, 11, 1, 19), 0),
-    higher_is_better=False,
-    windows=(8,),
-    score_set="modelled ratings as realigned DMOS",
-)
-
 # %% ../../../nbs/1_data/sets/00_live.ipynb #620dc220
-SET = DataSet(
-    name="live",
-    title="LIVE",
-    pictures=779,
-    references=29,
-    low=-2.6401,  # realigned DMOS; all 779 lie in this range
-    high=111.7747,
-    higher_is_better=False,
-    home="live.ece.utexas.edu/research/Quality/subjective.htm",
-    terms="any purpose without fee, with notice and citation; nine source pictures not outside the database",
-    archives=("databaserelease2.zip (password on request)", "dmos_realigned.mat", "MIRROR/live.tgz, 721 MB"),
-    source="live.ece.utexas.edu/research/Quality",
-    reader=read_live,
-    scene_list="live_all_clip.txt",
-    digests={"dmos, realigned": (779, "db3b28ea5f933f8b"), "dmos, original": (779, "eecfb0cbf1a550e8")},
-    listed=ScoreList("dmos, original", r"(?P<distortion>[^/]+)/img\d+\.bmp$", 0, 100),
-    places={"mirror": _MIRROR},
-    by_hand="ask there for the password, fetch databaserelease2.zip, and dmos_realigned.mat beside it",
-    stand_in=_STAND_IN,
-)
+SET = described("live", read_live)

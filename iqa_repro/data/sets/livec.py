@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import scipy
 
-from ..dataset import DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/05_livec.ipynb #1eed9074
@@ -30,22 +30,4 @@ def read_livec(
     return finish_table(rest, folder, labels, SET.facts(), 1162, anywhere=True, strict=strict, known=known)
 
 # %% ../../../nbs/1_data/sets/05_livec.ipynb #7af02e8e
-_SHA = "cdd7a6227de40df10cfd5daf8d19894e95200fa0ca5655bbe50fd433d3b31f25"
-SET = DataSet(
-    name="livec",
-    title="LIVEC",
-    pictures=1162,
-    low=0,
-    high=100,
-    home="live.ece.utexas.edu/research/ChallengeDB/index.html",
-    terms="as for LIVE",
-    archives=("ChallengeDB_release.zip", "MIRROR/live_challenge.tgz, 326 MB"),
-    source="live.ece.utexas.edu/research/ChallengeDB",
-    reader=read_livec,
-    scene_list="clive_all_clip.txt",
-    digests={"mos": (1162, "f976ad8180a5d50b")},
-    listed=ScoreList(),
-    places={"mirror": mirrored("live_challenge.tgz", 325992044, _SHA)},
-    by_hand="fetch ChallengeDB_release.zip from the box that it links (utexas.app.box.com/v/ChallengeDB-release)",
-    stand_in=StandIn("LIVEC", "authentic", "judge", "left", 0, 100, (1, 2, 3, 10, 11, 16, 17), 330),
-)
+SET = described("livec", read_livec)

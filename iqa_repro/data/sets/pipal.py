@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/04_pipal.ipynb #9a975275
@@ -58,24 +58,5 @@ def read_pipal(
     facts = SET.facts(score_set)
     return finish_table(table, folder, labels, facts, published, *places, anywhere=True, strict=strict)
 
-# %% ../../../nbs/1_data/sets/04_pipal.ipynb #d212683a
-_SHA = "6bcb713ba0f9ad9ff6c11fc4c680ec88e633a674d16dc9d0700786d24b40f6b4"
-_BY_HAND = "fetch the training archives from the Google Drive that it links: Distortion_1 … Distortion_4, Train_Ref, Train_Label"
-
 # %% ../../../nbs/1_data/sets/04_pipal.ipynb #28394f71
-SET = DataSet(
-    name="pipal",
-    title="PIPAL",
-    pictures=23200,
-    references=200,
-    low=868.30,
-    high=1857.00,
-    home="jasongt.com/projectpages/pipal.html",
-    archives=("MIRROR/pipal.tar, 5.84 GB",),
-    reader=read_pipal,
-    digests={"elo": (23200, "48bb4ed34f5575ad")},
-    listed=ScoreList("elo", r"_(?P<distortion>\d\d)_\d\d\.bmp$"),
-    places={"mirror": mirrored("pipal.tar", 5843353600, _SHA)},
-    by_hand=_BY_HAND,
-    stand_in=StandIn("PIPAL", "synthetic", "judge", "all", 868.30, 1857.00, tuple(range(1, 26)), 29),
-)
+SET = described("pipal", read_pipal)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/07_spaq.ipynb #a1f57d0b
@@ -49,28 +49,5 @@ def _spaq_sheet(path, names):
         raise ValueError(message)
     return sheet.loc[names]
 
-# %% ../../../nbs/1_data/sets/07_spaq.ipynb #a9abe0dc
-_SHA = "54e0cb49dc8359f9293e746d452d8b12ec653056c9b12a4f97798a984c7418f7"
-_STAND_IN = StandIn(
-    *("SPAQ", "authentic", "judge", "left", 0, 100, (1, 3, 11, 12, 16, 17, 25), 300),
-    mixture=(0.3, 0.4, 0.3),
-    spread=(1.0, 1.6),
-)
-
 # %% ../../../nbs/1_data/sets/07_spaq.ipynb #d6071a50
-SET = DataSet(
-    name="spaq",
-    title="SPAQ",
-    pictures=11125,
-    low=0,
-    high=100,
-    home="github.com/h4nwei/SPAQ",
-    terms="not stated on the page; a copy of the release notes allows education and research",
-    archives=("SPAQ.z01 … SPAQ.zip", "MIRROR/spaq.tgz, 34.8 GB"),
-    reader=read_spaq,
-    digests={"mos": (11125, "1552ec957a09c0d0")},
-    listed=ScoreList(),
-    places={"mirror": mirrored("spaq.tgz", 34841101349, _SHA)},
-    by_hand="fetch SPAQ.z01 … SPAQ.z06 and SPAQ.zip from Google Drive or Baidu (code b29m) and join them: zip -FF SPAQ.zip --out spaq_whole.zip",
-    stand_in=_STAND_IN,
-)
+SET = described("spaq", read_spaq)

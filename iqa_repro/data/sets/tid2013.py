@@ -11,15 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..dataset import Archive, DataSet, ScoreList, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/02_tid2013.ipynb #0838fd24
-NO_SEVERITY = (
-    "14",
-    "15",
-    "17",
-)  # types whose mean score does not fall with the level (docs/datasets.md §2.3)
+NO_SEVERITY = ("14", "15", "17")  # types whose score does not fall with the level (docs/datasets.md §2.3)
 
 
 def read_tid2013(
@@ -49,27 +45,5 @@ def _deviations(path, rows, labels):
         raise ValueError(message)
     return deviations
 
-# %% ../../../nbs/1_data/sets/02_tid2013.ipynb #23bbc854
-_RAR = Archive(  # md5: a third-party reader
-    "https://ponomarenko.info/tid2013/tid2013.rar", None, "md5:2c42bec2407adc49cf4d7858daf8f99b", 910_000_000
-)
-_SHA = "ac92094b1469ec0dff181a553b8c84302606ba99f81e38652532cadac886d735"
-_TYPES = (11, 12, 13, 22, 1, 15, 10, 9, 20, 23, 18, 25, 7, 14, 6, 5, 21)
-
 # %% ../../../nbs/1_data/sets/02_tid2013.ipynb #021f9f43
-SET = DataSet(
-    name="tid2013",
-    title="TID2013",
-    pictures=3000,
-    references=25,
-    low=0,
-    high=9,
-    home="ponomarenko.info/tid2013.htm",
-    terms="education and research without fee, not to be changed without permission",
-    archives=("tid2013.rar, 0.9 GB", "MIRROR/tid2013.tgz, 1.23 GB"),
-    reader=read_tid2013,
-    digests={"mos": (3000, "ab376df55bba36a3")},
-    listed=ScoreList(pattern=r"_(?P<distortion>\d\d)_(?P<level>\d)\.(?:bmp|BMP)$"),
-    places={"mirror": mirrored("tid2013.tgz", 1227227546, _SHA), "authors": (_RAR,)},
-    stand_in=StandIn("TID2013", "synthetic", "meta", "right", 0, 9, _TYPES, 0),
-)
+SET = described("tid2013", read_tid2013)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..dataset import Archive, DataSet, StandIn, mirrored
+from ..dataset import described
 from ..folders import DataFolder, attach_pictures
 
 # %% ../../../nbs/1_data/sets/17_waterloo.ipynb #80dd2286
@@ -34,23 +34,4 @@ def read_waterloo(
     return table
 
 # %% ../../../nbs/1_data/sets/17_waterloo.ipynb #65e7b832
-_RAR = Archive("http://ivc.uwaterloo.ca/database/WaterlooExploration/exploration_database_and_code.rar")
-_SHA = "2bbb3b8d296ce0dce70996242d18a81abdc95452487d4c29d2d0b045b61f3c52"
-_STAND_IN = StandIn(
-    *("Waterloo Exploration", "synthetic", "judge", "right", 1, 5, (10, 9, 11, 1), 0),
-    windows=(3, 5),
-    pristine=True,
-    score_set="modelled ratings; the original has none",
-)
-SET = DataSet(
-    name="waterloo",
-    title="Waterloo Exploration",
-    pictures=94880 + 4744,  # distorted and pristine, never rated
-    references=4744,
-    home="kedema.org/project/exploration",
-    archives=("exploration_database_and_code.rar", "MIRROR/Waterloo_explore.tar, 5.05 GB"),
-    source="ece.uwaterloo.ca/~k29ma/exploration",
-    reader=read_waterloo,
-    places={"mirror": mirrored("Waterloo_explore.tar", 5047971840, _SHA), "authors": (_RAR,)},
-    stand_in=_STAND_IN,
-)
+SET = described("waterloo", read_waterloo)

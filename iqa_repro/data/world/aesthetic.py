@@ -7,7 +7,7 @@ __all__ = ['LOOKS', 'SUBJECT_AT', 'MIDDLE', 'APPEAL', 'TASTE', 'Look', 'possible
            'apply_look', 'aesthetic_picture', 'aesthetic_rating', 'cast_votes']
 
 # %% ../../../nbs/1_data/world/04_aesthetic.ipynb #7bfafb18
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,38 +23,58 @@ class Look(NamedTuple):
 
     aspect: str  # "colour", "light", "composition" or "focus"
     weight: float  # change of the mean vote at full strength, on AVA's scale 1 … 10
+    change: Callable | None = None  # (picture, strength, generator) -> picture; None: the window decides
+
+# %% ../../../nbs/1_data/world/04_aesthetic.ipynb #e30ec011
+def _saturate(image, factor):
+    grey = image.mean(axis=2, keepdims=True)
+    return grey + factor * (image - grey)
 
 
+def _distance(image, centre=(0.5, 0.5)):  # 0 in the centre, 1 half a side away
+    y, x = (np.mgrid[: image.shape[0], : image.shape[1]] + 0.5) / np.array(image.shape[:2]).reshape(2, 1, 1)
+    return 2 * np.hypot(x - centre[0], y - centre[1])[..., None]
+
+
+def _glow(image, s, generator):
+    light = 1 + 0.45 * s * (1 - np.minimum(_distance(image, generator.uniform(0.35, 0.65, 2)), 1.3))
+    return image * light * (1 + s * np.array([0.12, 0.03, -0.15]))
+
+
+def _murk(image, s):
+    return image * (0.75 - 0.3 * s) * (1 - (0.3 + 0.3 * s) * np.minimum(_distance(image), 1.4) ** 2)
+
+
+def _soften(image, sigma):
+    return scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0))
+
+
+def _isolate(image, s):
+    share = np.clip((_distance(image) - 0.65) / 0.35, 0, 1)
+    return image + share * (_soften(image, 1 + 2 * s) * (1 - 0.2 * s) - image)
+
+# %% ../../../nbs/1_data/world/04_aesthetic.ipynb #455bfc70
+_TINTS = np.array([[1.0, 0.7, 1.1], [0.65, 1.1, 0.75], [0.6, 0.85, 1.25], [1.2, 0.95, 0.45]])
 LOOKS = {  # our choice
-    "cast": Look("colour", -1.2),
-    "dull": Look("colour", -1.0),
-    "garish": Look("colour", -1.1),
-    "rich": Look("colour", 1.0),
-    "flat": Look("light", -1.1),
-    "harsh": Look("light", -1.0),
-    "murky": Look("light", -1.1),
-    "glowing": Look("light", 1.1),
+    "cast": Look("colour", -1.2, lambda x, s, g: x * (1 + (0.45 + 0.55 * s) * (_TINTS[g.integers(4)] - 1))),
+    "dull": Look("colour", -1.0, lambda x, s, g: _saturate(x, 0.5 - 0.45 * s)),
+    "garish": Look("colour", -1.1, lambda x, s, g: _saturate(x, 2 + 2.5 * s)),
+    "rich": Look("colour", 1.0, lambda x, s, g: _saturate(x, 1.15 + 0.35 * s)),
+    "flat": Look("light", -1.1, lambda x, s, g: 0.55 + (0.55 - 0.35 * s) * (x - 0.5)),
+    "harsh": Look("light", -1.0, lambda x, s, g: 0.5 + (1.7 + 1.8 * s) * (x - 0.45)),
+    "murky": Look("light", -1.1, lambda x, s, g: _murk(x, s)),
+    "glowing": Look("light", 1.1, _glow),
     "tilted": Look("composition", -0.8),
     "off_centre": Look("composition", -0.8),
     "cropped": Look("composition", -1.0),
     "framed": Look("composition", 0.9),
-    "blurred": Look("focus", -1.4),
-    "noisy": Look("focus", -1.1),
-    "isolated": Look("focus", 1.0),
+    "blurred": Look("focus", -1.4, lambda x, s, g: _soften(x, 0.7 + 1.6 * s)),
+    "noisy": Look("focus", -1.1, lambda x, s, g: x + (0.05 + 0.1 * s) * g.standard_normal(x.shape)),
+    "isolated": Look("focus", 1.0, lambda x, s, g: _isolate(x, s)),
 }
 
 # %% ../../../nbs/1_data/world/04_aesthetic.ipynb #ddc3f9c2
-SUBJECT_AT = {  # centre (x, y) as share of width and height, side as share of the shorter side; by eye
-    "chelsea": (0.47, 0.48, 0.75),
-    "camera": (0.42, 0.36, 0.60),
-    "motorcycle": (0.56, 0.58, 0.80),
-    "rocket": (0.61, 0.68, 0.60),
-    "coffee": (0.50, 0.42, 0.65),
-    "china": (0.38, 0.50, 0.70),
-    "astronaut": (0.45, 0.34, 0.60),
-    "hopper": (0.52, 0.38, 0.65),
-    "flower": (0.48, 0.53, 0.70),
-}
+SUBJECT_AT = {name: photo.subject_at for name, photo in PHOTOGRAPHS.items() if photo.subject_at}
 _GREY = ("camera", "coins", "brick", "moon", "grass")
 
 
@@ -67,9 +87,8 @@ def possible_looks(
     hidden = set() if photograph in SUBJECT_AT else {"off_centre", "cropped", "framed", "isolated"}
     hidden |= {"dull", "garish", "rich"} if photograph in _GREY else set()
     aspects = dict.fromkeys(look.aspect for look in LOOKS.values())
-    return {
-        a: [name for name, look in LOOKS.items() if look.aspect == a and name not in hidden] for a in aspects
-    }
+    seen = {name: look.aspect for name, look in LOOKS.items() if name not in hidden}
+    return {aspect: [name for name in seen if seen[name] == aspect] for aspect in aspects}
 
 # %% ../../../nbs/1_data/world/04_aesthetic.ipynb #c7ae7737
 def draw_looks(
@@ -125,45 +144,6 @@ def _place(photograph, generator, looks):  # centre and side of the window, in s
     near = x + 0.2 * (free[0] - 0.5) * side, y + 0.2 * (free[1] - 0.5) * side
     return *near, side * generator.uniform(0.9, 1.05)
 
-# %% ../../../nbs/1_data/world/04_aesthetic.ipynb #5965eec6
-def _saturate(image, factor):
-    grey = image.mean(axis=2, keepdims=True)
-    return grey + factor * (image - grey)
-
-
-def _distance(image, centre=(0.5, 0.5)):  # 0 in the centre, 1 half a side away
-    y, x = (np.mgrid[: image.shape[0], : image.shape[1]] + 0.5) / np.array(image.shape[:2]).reshape(2, 1, 1)
-    return 2 * np.hypot(x - centre[0], y - centre[1])[..., None]
-
-
-def _glow(image, s, generator):
-    light = 1 + 0.45 * s * (1 - np.minimum(_distance(image, generator.uniform(0.35, 0.65, 2)), 1.3))
-    return image * light * (1 + s * np.array([0.12, 0.03, -0.15]))
-
-
-def _isolate(image, s, generator):
-    soft = scipy.ndimage.gaussian_filter(image, (1 + 2 * s, 1 + 2 * s, 0))
-    share = np.clip((_distance(image) - 0.65) / 0.35, 0, 1)
-    return image + share * (soft * (1 - 0.2 * s) - image)
-
-
-_TINTS = np.array([[1.0, 0.7, 1.1], [0.65, 1.1, 0.75], [0.6, 0.85, 1.25], [1.2, 0.95, 0.45]])
-_PIXELS = {  # look → function of (picture, strength, generator); our choice
-    "cast": lambda x, s, g: x * (1 + (0.45 + 0.55 * s) * (_TINTS[g.integers(4)] - 1)),
-    "dull": lambda x, s, g: _saturate(x, 0.5 - 0.45 * s),
-    "garish": lambda x, s, g: _saturate(x, 2 + 2.5 * s),
-    "rich": lambda x, s, g: _saturate(x, 1.15 + 0.35 * s),
-    "flat": lambda x, s, g: 0.55 + (0.55 - 0.35 * s) * (x - 0.5),
-    "harsh": lambda x, s, g: 0.5 + (1.7 + 1.8 * s) * (x - 0.45),
-    "murky": lambda x, s, g: (
-        x * (0.75 - 0.3 * s) * (1 - (0.3 + 0.3 * s) * np.minimum(_distance(x), 1.4) ** 2)
-    ),
-    "glowing": _glow,
-    "blurred": lambda x, s, g: scipy.ndimage.gaussian_filter(x, (0.7 + 1.6 * s, 0.7 + 1.6 * s, 0)),
-    "noisy": lambda x, s, g: x + (0.05 + 0.1 * s) * g.standard_normal(x.shape),
-    "isolated": _isolate,
-}
-
 # %% ../../../nbs/1_data/world/04_aesthetic.ipynb #08198d74
 def apply_look(
     image: np.ndarray,  # (h, w, 3) float32 in [0, 1]
@@ -172,12 +152,13 @@ def apply_look(
     generator: np.random.Generator,  # of the noise, the tint and the place of the light
 ) -> np.ndarray:  # (h, w, 3) float32 in [0, 1]
     "A picture with one look (our choice)"
-    if look not in _PIXELS:
+    changes = {name: kind.change for name, kind in LOOKS.items() if kind.change}
+    if look not in changes:
         hint = "; composition is decided by frame_subject" if look in LOOKS else ""
-        raise ValueError(f"no look {look!r} that changes pixels, there are {sorted(_PIXELS)}{hint}")
+        raise ValueError(f"no look {look!r} that changes pixels, there are {sorted(changes)}{hint}")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in 0 … 1, got {strength!r}")
-    return np.clip(_PIXELS[look](image, strength, generator), 0, 1).astype(np.float32)
+    return np.clip(changes[look](image, strength, generator), 0, 1).astype(np.float32)
 
 # %% ../../../nbs/1_data/world/04_aesthetic.ipynb #447a8572
 def aesthetic_picture(

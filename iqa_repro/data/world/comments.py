@@ -38,10 +38,8 @@ def beside_the_point(
         raise ValueError(f"count must lie in 0 … {len(sentences)}, the number of sentences, got {count}")
     fill = {"who": str(generator.choice(_WHO)), "where": str(generator.choice(_WHERE))}
     number = int(generator.integers(2, 90))
-    return [
-        str(sentence).format(**fill, n=number)
-        for sentence in generator.choice(sentences, count, replace=False)
-    ]
+    chosen = generator.choice(sentences, count, replace=False)
+    return [str(sentence).format(**fill, n=number) for sentence in chosen]
 
 # %% ../../../nbs/1_data/world/05_comments.ipynb #bcf20e93
 def on_the_point(
@@ -86,13 +84,11 @@ def comments_of(
     if missing := [name for name in ("image", "captions") if name not in table]:
         message = f"the table has no column {missing[0]!r}, needed are `image` and lists of comments in `captions`; it has {list(table.columns)}"
         raise ValueError(message)
-    if wrong := [
-        image
-        for image, c in zip(table["image"], table["captions"], strict=True)
-        if not isinstance(c, list | tuple)
-    ]:
-        message = f"`captions` must hold lists of comments, {len(wrong)} of {len(table)} rows do not, first {wrong[0]}"
-        raise TypeError(message)
+    wrong = [i for i, said in enumerate(table["captions"]) if not isinstance(said, list | tuple)]
+    if wrong:
+        first = table["image"].iloc[wrong[0]]
+        told = f"{len(wrong)} of {len(table)} rows do not, first {first}"
+        raise TypeError(f"`captions` must hold lists of comments, {told}")
     columns = ["captions"] + ["relevant"] * ("relevant" in table)
     rows = table[["image", *columns]].explode(columns, ignore_index=True).dropna(subset="captions")
     rows = rows.rename(columns={"captions": "caption"}).reset_index(drop=True)

@@ -34,9 +34,8 @@ def content_fault(
     top, left = generator.integers(size // 10, size - size // 10 - side + 1, 2)
     if kind == "warped":
         centre = (left + side / 2, top + side / 2)
-        warped = skimage.transform.swirl(
-            image, centre, strength=3 + 4 * strength, radius=1.3 * side, mode="reflect"
-        )
+        turn = dict(strength=3 + 4 * strength, radius=1.3 * side, mode="reflect")
+        warped = skimage.transform.swirl(image, centre, **turn)
         return np.clip(warped, 0, 1).astype(np.float32)
     piece = _piece(image, kind, top, left, side, generator)
     mask = np.zeros((size, size, 1), np.float32)
@@ -89,6 +88,5 @@ def use_score(
     if name not in known:
         raise ValueError(f"the table has no score {name!r} (column mos_{name}); it has {known or 'only mos'}")
     facts = replace(TableFacts(**table.attrs.get("facts", {})), score_set=name)
-    return read_table(
-        table.assign(mos=table[f"mos_{name}"]).drop(columns="quality", errors="ignore"), facts=facts
-    )
+    rows = table.assign(mos=table[f"mos_{name}"]).drop(columns="quality", errors="ignore")
+    return read_table(rows, facts=facts)
