@@ -6,6 +6,8 @@
 __all__ = ['ARTEFACTS', 'differences', 'leakage_recipes', 'leakage', 'together']
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #49ae75e9
+from itertools import product
+
 import pandas as pd
 
 from ..clip.inputs import Settings, columns_of
@@ -14,7 +16,7 @@ from ..methods.grmp.pretraining import recipe_of
 from ..methods.grmp.recipes import recipe_table
 from ..methods.uniqa.corpus import Corpus
 from ..methods.uniqa.method import UniQAOptions
-from .artefact import Artefact
+from .artefact import Artefact, few_labels, repeats, trial_grid
 from .together import TRAININGS, PairingOptions
 from ..study.trial import Trial
 
@@ -68,13 +70,9 @@ def leakage(
     "GRMP-IQA under each recipe (our question)"
     others = ["paper+select=last", *([] if settings.smoke else ["released", "released+select=last"])]
     recipes = ["paper", *leakage_recipes(settings, meta_settings).values(), *others]
-    shots, repeats = (20, 1) if settings.smoke else (50, splits)
-    return [
-        Trial(dataset, "GRMP-IQA", shots, i, seed, GRMPOptions(recipe=recipe))
-        for recipe in recipes
-        for dataset in ("livec", "koniq10k")
-        for i in range(repeats)
-    ]
+    places: dict = {"dataset": ("livec", "koniq10k"), "split": repeats(settings, splits)}
+    options, shots = [GRMPOptions(recipe=recipe) for recipe in recipes], few_labels(settings, (50,))
+    return trial_grid(seed, method=["GRMP-IQA"], options=options, shots=shots, **places)
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #88f99a38
 def together(
@@ -85,23 +83,12 @@ def together(
 ) -> list[Trial]:
     "Every pairing of the papers' parts, then UniQA's adapter on five levels (our question)"
     corpora = {"CLIP": Corpus((), seed=seed), "UniQA": Corpus(seed=seed)}
-    places = [
-        (dataset, i) for dataset in ("livec", "koniq10k") for i in range(1 if settings.smoke else splits)
-    ]
-    labels = 20 if settings.smoke else shots
-    pairings = [
-        PairingOptions(c, learned, how)
-        for c in corpora.values()
-        for learned in (False, True)
-        for how in TRAININGS
-    ]
-    paired = [Trial(d, "both papers", labels, i, seed, o, name=o.name) for o in pairings for d, i in places]
-    levels = [
-        Trial(d, "UniQA", labels, i, seed, UniQAOptions(corpus), name=f"{name}, five levels, adapter")
-        for name, corpus in corpora.items()
-        for d, i in places
-    ]
-    return [*paired, *levels]
+    places: dict = {"dataset": ("livec", "koniq10k"), "split": repeats(settings, splits)}
+    places["shots"] = few_labels(settings, (shots,))
+    pairings = [PairingOptions(*choice) for choice in product(corpora.values(), (False, True), TRAININGS)]
+    levels = {f"{name}, five levels, adapter": UniQAOptions(corpus) for name, corpus in corpora.items()}
+    paired = trial_grid(seed, method=["both papers"], options={o.name: o for o in pairings}, **places)
+    return [*paired, *trial_grid(seed, method=["UniQA"], options=levels, **places)]
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #fd1842c8
 ARTEFACTS = {"leakage": Artefact(leakage), "together": Artefact(together)}

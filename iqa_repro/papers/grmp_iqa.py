@@ -8,6 +8,8 @@ __all__ = ['BASELINES', 'FEW', 'JUDGES', 'DOTS', 'SHARES', 'CROSS', 'STARTS', 'A
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e05407d2
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..clip.inputs import Settings
@@ -15,7 +17,7 @@ from ..methods.frozen import BaselineOptions
 from ..methods.grmp.method import GRMPOptions
 from ..methods.grmp.recipes import get_recipe
 from ..methods.registry import Rules
-from .artefact import Artefact
+from .artefact import Artefact, few_labels, repeats, trial_grid
 from ..study.trial import Measure, Trial
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #4f34d683
@@ -27,35 +29,28 @@ def baseline_rules(
 ) -> Rules:
     "How a baseline's labels are drawn next to GRMP-IQA's (our choice)"
     asked, paper = get_recipe(recipe), get_recipe("paper")
-    names = [
-        name
-        for name in ("split_by", "livec_training", "nested")
-        if getattr(asked, name) != getattr(paper, name)
-    ]
-    same = {name: getattr(asked, name) for name in names} | (
-        {"select": "last"} if asked.select == "last" else {}
-    )
-    chosen = get_recipe("paper", **same)
+    shared = {name: getattr(asked, name) for name in ("split_by", "livec_training", "nested")}
+    shared |= {"select": "last"} if asked.select == "last" else {}
+    chosen = get_recipe("paper", **{k: v for k, v in shared.items() if v != getattr(paper, k)})
     return Rules(chosen.split_by, chosen.livec_training, chosen.nested, chosen.select, chosen.label)
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #b1cd523d
-def _baselines(methods, datasets, shots, splits, seed, recipe):
-    options = BaselineOptions(baseline_rules(recipe))
-    places = [(d, n, i) for d in datasets for n in shots[d] for i in splits]
-    return [Trial(d, method, n, i, seed, options) for d, n, i in places for method in methods]
+def _tuned(seed, **axes):
+    return trial_grid(seed, method=["GRMP-IQA"], **axes)
 
 
-def _tuned(datasets, shots, splits, seed, options):
-    return [Trial(d, "GRMP-IQA", n, i, seed, options) for d in datasets for n in shots[d] for i in splits]
+def _baselines(methods, recipe):  # two axes of a grid
+    return {"method": methods, "options": [BaselineOptions(baseline_rules(recipe))]}
 
 
-def _zero_shot(variants: Iterable[str], repeats, datasets, seed, recipe):
-    return [
-        Trial(dataset, "GRMP-IQA", None, i, seed, GRMPOptions(variant, recipe=recipe), name=variant)
-        for variant in variants
-        for i in repeats
-        for dataset in datasets
-    ]
+def _zero_shot(variants, splits, datasets, seed, recipe):
+    options = {variant: GRMPOptions(variant, recipe=recipe) for variant in variants}
+    return _tuned(seed, options=options, split=splits, dataset=datasets)
+
+
+def _without_and_with(strength, recipe):  # row of a table -> choices
+    rows = {"w/o QGR": 0.0, "w/ QGR": strength}
+    return {name: GRMPOptions("GRMP-IQA", value, recipe) for name, value in rows.items()}
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #b20e35be
 FEW = ("livec", "koniq10k", "csiq", "live", "pipal")  # data sets of Table 1
@@ -69,16 +64,12 @@ def table1(
     datasets: tuple[str, ...] = FEW,  # keys of DATASETS
 ) -> list[Trial]:
     "Few labels: baselines and GRMP-IQA (GRMP-IQA Table 1)"
-    protocol = settings.profile.protocol
-    splits = range(1 if settings.smoke else protocol.splits)
-    shots = dict.fromkeys(datasets, (20,) if settings.smoke else protocol.shots)
-    options = GRMPOptions(strength=strength, recipe=recipe)
-    return [
-        *_baselines(BASELINES, datasets, shots, splits, seed, recipe),
-        *_tuned(datasets, shots, splits, seed, options),
-    ]
+    splits = repeats(settings, settings.profile.protocol.splits)
+    places: dict[str, Any] = {"dataset": datasets, "shots": few_labels(settings), "split": splits}
+    baselines = trial_grid(seed, **places, **_baselines(BASELINES, recipe))
+    return [*baselines, *_tuned(seed, **places, options=[GRMPOptions(strength=strength, recipe=recipe)])]
 
-# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #d53937b6
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e5fe1ae0
 def agiqa3k(
     settings: Settings,  # of the run; smoke: one split of 20 labels
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
@@ -102,24 +93,11 @@ def fig1(
     seed: int = 2024,  # repeat and split i use seed + i
 ) -> list[Trial]:
     "Zero-shot, then black dots without and with QGR (GRMP-IQA Fig. 1)"
-    protocol, smoke = settings.profile.protocol, settings.smoke
-    chosen, labels = f"{recipe}+select={select}", 20 if smoke else shots
-    repeats, splits = range(1 if smoke else protocol.meta_repeats), range(1 if smoke else protocol.splits)
-    dots = [
-        Trial(
-            "livec",
-            "GRMP-IQA",
-            labels,
-            i,
-            seed,
-            GRMPOptions("GRMP-IQA", value, chosen),
-            measure=DOTS,
-            name=name,
-        )
-        for i in splits
-        for name, value in (("w/o QGR", 0.0), ("w/ QGR", strength))
-    ]
-    return [*_zero_shot(("CLIP", "GRMP-IQA"), repeats, JUDGES, seed, recipe), *dots]
+    protocol, options = settings.profile.protocol, _without_and_with(strength, f"{recipe}+select={select}")
+    splits, labels = repeats(settings, protocol.splits), few_labels(settings, (shots,))
+    dots = _tuned(seed, dataset=["livec"], shots=labels, split=splits, options=options, measure=[DOTS])
+    trained = repeats(settings, protocol.meta_repeats)
+    return [*_zero_shot(("CLIP", "GRMP-IQA"), trained, JUDGES, seed, recipe), *dots]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #b2b93a1e
 def fig2(
@@ -131,14 +109,14 @@ def fig2(
     seed: int = 2024,  # the split's seed is seed + split
 ) -> list[Trial]:
     "The spread of CoOp over random starts (GRMP-IQA Fig. 2)"
-    counts, repeats = ([10, 20], 3) if settings.smoke else (sorted(labels), starts)
+    counts, draws = ([10, 20], 3) if settings.smoke else (sorted(labels), starts)
     recipes = {"last epoch": "paper+select=last", "epoch chosen": "paper"}
     conditions = [(n, "last epoch") for n in counts] + [(counts[0], "epoch chosen")]
     options = lambda kept, start: BaselineOptions(baseline_rules(recipes[kept]), start)
     return [
         Trial(dataset, "CoOp", n, split, seed, options(kept, i), columns=(("kept", kept), ("start", i)))
         for n, kept in conditions
-        for i in range(repeats)
+        for i in range(draws)
     ]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6f7d2efb
@@ -150,24 +128,14 @@ def fig5(
     seed: int = 2024,  # repeat i uses seed + i
 ) -> list[Trial]:  # GRMP-IQA, then the opponent, for each repeat
     "Two scorers trained on LIVE (GRMP-IQA Fig. 5)"
-    repeats = range(1 if settings.smoke else settings.profile.supervised.splits)
     methods: dict[str, Any] = {"GRMP-IQA": GRMPOptions(strength=strength, recipe=recipe)}
     methods |= {opponent: BaselineOptions(baseline_rules(recipe))} if opponent in BASELINES else {}
-    return [
-        Trial("live", method, 1.0, i, seed, options, judges=("waterloo",))
-        for i in repeats
-        for method, options in methods.items()
-    ]
+    splits = repeats(settings, settings.profile.supervised.splits)
+    on_live = partial(Trial, "live", shots=1.0, seed=seed, judges=("waterloo",))
+    return [on_live(name, split=i, options=options) for i in splits for name, options in methods.items()]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #28eb0447
-SHARES = {
-    "live": 0.2,
-    "csiq": 0.2,
-    "livec": 0.2,
-    "koniq10k": 0.3,
-    "flive": 0.1,
-    "spaq": 0.2,
-}  # Table 2, upper half
+SHARES = {"live": 0.2, "csiq": 0.2, "livec": 0.2, "koniq10k": 0.3, "flive": 0.1, "spaq": 0.2}  # Table 2
 CROSS = ("flive", "livec", "koniq10k", "live", "csiq")  # data sets of Table 3
 
 
@@ -178,11 +146,11 @@ def table2(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "A share of the labels, and 80 % of them (GRMP-IQA Table 2)"
-    splits = range(1 if settings.smoke else settings.profile.supervised.splits)
-    shots = {name: (share,) if settings.smoke else (share, 0.8) for name, share in SHARES.items()}
-    options = GRMPOptions(strength=strength, recipe=recipe)
-    probe = _baselines(["linear probe"], SHARES, shots, splits, seed, recipe)
-    return [*probe, *_tuned(SHARES, shots, splits, seed, options)]
+    splits, more = repeats(settings, settings.profile.supervised.splits), [] if settings.smoke else [0.8]
+    places = [{"dataset": [d], "shots": (share, *more), "split": splits} for d, share in SHARES.items()]
+    probe, options = _baselines(["linear probe"], recipe), [GRMPOptions("GRMP-IQA", strength, recipe)]
+    probes = [trial for place in places for trial in trial_grid(seed, **place, **probe)]
+    return [*probes, *(trial for place in places for trial in _tuned(seed, **place, options=options))]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6256847b
 def table3(
@@ -193,12 +161,12 @@ def table3(
 ) -> list[Trial]:
     "Trained on one data set, judged on the others (GRMP-IQA Table 3)"
     datasets = ("live", "csiq") if settings.smoke else CROSS
-    repeats = range(1 if settings.smoke else settings.profile.supervised.splits)
-    options, others = (
-        GRMPOptions(strength=strength, recipe=recipe),
-        lambda d: tuple(o for o in datasets if o != d),
+    splits, options = (
+        repeats(settings, settings.profile.supervised.splits),
+        GRMPOptions("GRMP-IQA", strength, recipe),
     )
-    tuned = [Trial(d, "GRMP-IQA", 1.0, i, seed, options, judges=others(d)) for d in datasets for i in repeats]
+    others = lambda d: tuple(other for other in datasets if other != d)
+    tuned = [Trial(d, "GRMP-IQA", 1.0, i, seed, options, judges=others(d)) for d in datasets for i in splits]
     return [*tuned, *_zero_shot(("CLIP", "GRMP-IQA"), range(1), datasets, seed, recipe)]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6dfde94c
@@ -209,15 +177,14 @@ def table4(
 ) -> list[Trial]:
     "What each part of meta-prompt pre-training is worth (GRMP-IQA Table 4)"
     variants = ("CLIP", "meta, no prompt", "meta + text", "meta + visual", "visual, no meta", "GRMP-IQA")
-    repeats = range(1 if settings.smoke else settings.profile.protocol.meta_repeats)
-    return _zero_shot(variants, repeats, JUDGES, seed, recipe)
+    splits = repeats(settings, settings.profile.protocol.meta_repeats)
+    return _zero_shot(variants, splits, JUDGES, seed, recipe)
 
 
-STARTS = {  # row of Table 5 -> key of VARIANTS
-    "no pre-training": "no pre-training",
-    "plain pre-training": "plain pre-training",
-    "meta-learning": "GRMP-IQA",
-}
+STARTS = {
+    name: name for name in ("no pre-training", "plain pre-training")
+}  # row of Table 5 -> key of VARIANTS
+STARTS |= {"meta-learning": "GRMP-IQA"}
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #defbf0fe
 def table5(
@@ -226,13 +193,9 @@ def table5(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "How prompts are pre-trained (GRMP-IQA Table 5)"
-    splits, shots = (1, 20) if settings.smoke else (settings.profile.protocol.splits, 50)
-    return [
-        Trial(dataset, "GRMP-IQA", shots, i, seed, GRMPOptions(start, 0.0, recipe), name=name)
-        for dataset in ("livec", "koniq10k")
-        for i in range(splits)
-        for name, start in STARTS.items()
-    ]
+    shots, splits = few_labels(settings, (50,)), repeats(settings, settings.profile.protocol.splits)
+    options = {name: GRMPOptions(start, 0.0, recipe) for name, start in STARTS.items()}
+    return _tuned(seed, dataset=["livec", "koniq10k"], shots=shots, split=splits, options=options)
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e6178dbd
 def table6(
@@ -242,24 +205,10 @@ def table6(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:  # those of KonIQ-10k with fewest labels are watched, for Fig. 4
     "Without and with QGR (GRMP-IQA Table 6, Fig. 4)"
-    splits, shots = (1, (20,)) if settings.smoke else (settings.profile.protocol.splits, (50, 100))
-    watched = lambda dataset, n: (dataset, n) == ("koniq10k", min(shots))
-    return [
-        Trial(
-            d,
-            "GRMP-IQA",
-            n,
-            i,
-            seed,
-            GRMPOptions("GRMP-IQA", value, recipe),
-            watched=watched(d, n),
-            name=name,
-        )
-        for d in ("livec", "koniq10k")
-        for n in shots
-        for i in range(splits)
-        for name, value in (("w/o QGR", 0.0), ("w/ QGR", strength))
-    ]
+    shots, splits = few_labels(settings, (50, 100)), repeats(settings, settings.profile.protocol.splits)
+    options = _without_and_with(strength, recipe)
+    trials = _tuned(seed, dataset=["livec", "koniq10k"], shots=shots, split=splits, options=options)
+    return [replace(t, watched=(t.dataset, t.shots) == ("koniq10k", min(shots))) for t in trials]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #488e6053
 def table7(
@@ -269,22 +218,9 @@ def table7(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "Several strengths of QGR (GRMP-IQA Table 7)"
-    protocol = settings.profile.protocol
-    splits, shots = (1, (20,)) if settings.smoke else (protocol.splits, protocol.shots)
-    return [
-        Trial(
-            "koniq10k",
-            "GRMP-IQA",
-            n,
-            i,
-            seed,
-            GRMPOptions("GRMP-IQA", float(strength), recipe),
-            name=f"λ = {strength}",
-        )
-        for n in shots
-        for i in range(splits)
-        for strength in strengths
-    ]
+    shots, splits = few_labels(settings), repeats(settings, settings.profile.protocol.splits)
+    options = {f"λ = {value}": GRMPOptions("GRMP-IQA", float(value), recipe) for value in strengths}
+    return _tuned(seed, dataset=["koniq10k"], shots=shots, split=splits, options=options)
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #d9c695f9
 ARTEFACTS = {

@@ -29,11 +29,7 @@ from ..methods.uniqa.fitting import AdapterSettings, fit_adapter
 from ..methods.uniqa.method import adapter_settings
 
 # %% ../../nbs/7_papers/03_together.ipynb #313dca5c
-TRAININGS = {
-    "fine-tuning": 0.0,
-    "QGR": 5.0,
-    "adapter": None,
-}  # λ of Eq. 8 (GRMP-IQA §4.2: 5); the adapter has none
+TRAININGS = {"fine-tuning": 0.0, "QGR": 5.0, "adapter": None}  # λ of Eq. 8 (GRMP-IQA §4.2: 5), or none
 
 
 @dataclass(frozen=True)
@@ -51,17 +47,13 @@ class PairingOptions:
     @property
     def name(self) -> str:  # such as "UniQA, meta-learned, QGR"
         "Weights, prompts and training (our choice)"
-        weights, prompts = (
-            "UniQA" if self.corpus.parts else "CLIP",
-            "meta-learned" if self.learned else "random",
-        )
-        return f"{weights}, {prompts}, {self.training}"
+        weights = "UniQA" if self.corpus.parts else "CLIP"
+        return f"{weights}, {'meta-learned' if self.learned else 'random'}, {self.training}"
 
 # %% ../../nbs/7_papers/03_together.ipynb #4c0aaf23
 def _weights(options, settings):  # what decides them; empty: the profile's own
-    return (
-        f"pretraining {corpus_stage(options.corpus, settings).entry.digest}" if options.corpus.parts else ""
-    )
+    read = options.corpus
+    return f"pretraining {corpus_stage(read, settings).entry.digest}" if read.parts else ""
 
 
 def prompted_model(
@@ -70,10 +62,8 @@ def prompted_model(
     settings: Settings,  # of the run
 ) -> GRMPIQA:  # evaluation mode, frozen
     "GRMP-IQA's prompts on a corpus' CLIP, meta-trained at most once (GRMP-IQA §3.3; UniQA §3.4)"
-    variant, clip = (
-        "GRMP-IQA" if options.learned else "no pre-training",
-        unified_backbone(options.corpus, settings),
-    )
+    variant = "GRMP-IQA" if options.learned else "no pre-training"
+    clip = unified_backbone(options.corpus, settings)
     return meta_model(variant, settings, seed, "paper", clip, _weights(options, settings))
 
 # %% ../../nbs/7_papers/03_together.ipynb #6629fddd
@@ -98,9 +88,8 @@ class PromptedUniQA(UniQA):
         "Features of crops through the visual prompts, without gradients (GRMP-IQA Eq. 1)"
         with torch.no_grad():
             some = (part.to(self.tokens.device) for part in crops.flatten(0, 1).split(256))
-            return torch.cat([self.prompted.image_features(part) for part in some]).unflatten(
-                0, crops.shape[:2]
-            )
+            features = torch.cat([self.prompted.image_features(part) for part in some])
+            return features.unflatten(0, crops.shape[:2])
 
     def forward(self, images: Tensor) -> Tensor:  # (b,) in [0, 1], higher is better
         "Quality of images (b, 3, h, w) in [0, 1] of any size (UniQA §4)"
@@ -145,33 +134,23 @@ def _score(model: Any, job: Job, dataset: str, part: pd.DataFrame) -> Tensor:
 
 # %% ../../nbs/7_papers/03_together.ipynb #59375cc5
 def _stages(options: PairingOptions, seed: int, settings: Settings) -> list[Stage]:
-    before, clip = (
-        corpus_stages(options.corpus, settings),
-        partial(unified_backbone, options.corpus, settings),
-    )
-    prompts = prompts_stage(
-        "GRMP-IQA", settings, seed, "paper", clip, _weights(options, settings), tuple(before[-1:])
-    )
-    return [*before, prompts] if options.learned else before
-
-
-def _story(options: PairingOptions, settings: Settings) -> Any:
-    return [stage.key for stage in corpus_stages(options.corpus, settings)]
+    before = corpus_stages(options.corpus, settings)
+    if not options.learned:
+        return before
+    clip, weights = partial(unified_backbone, options.corpus, settings), _weights(options, settings)
+    return [*before, prompts_stage("GRMP-IQA", settings, seed, "paper", clip, weights, tuple(before[-1:]))]
 
 # %% ../../nbs/7_papers/03_together.ipynb #6f96084f
-METHODS = (
-    registered(
-        Method(
-            "both papers",
-            "GRMP-IQA's prompts and gradients with UniQA's weights and adapter",
-            ("#cc78bc", "d"),
-            _fit,
-            ("iqa_repro.papers.together",),
-            PairingOptions,
-            story=_story,
-            inputs=lambda options, settings: TASK_SETS if options.learned else (),
-            captions=lambda options: options.corpus.parts,
-            stages=_stages,
-        )
-    ),
+_METHOD = Method(
+    "both papers",
+    "GRMP-IQA's prompts and gradients with UniQA's weights and adapter",
+    look=("#cc78bc", "d"),
+    fit=_fit,
+    code=("iqa_repro.papers.together",),
+    options=PairingOptions,
+    story=lambda options, settings: [stage.key for stage in corpus_stages(options.corpus, settings)],
+    inputs=lambda options, settings: TASK_SETS if options.learned else (),
+    captions=lambda options: options.corpus.parts,
+    stages=_stages,
 )
+METHODS = (registered(_METHOD),)

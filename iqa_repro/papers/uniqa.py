@@ -9,12 +9,13 @@ __all__ = ['SEVEN', 'FOUND', 'SCORES', 'PAIRS', 'CORPORA', 'ARTEFACTS', 'table1'
 # %% ../../nbs/7_papers/02_uniqa.ipynb #c1938a86
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from ..clip.inputs import Settings, columns_of, table_of
 from ..methods.registry import Stage, with_before
-from ..methods.uniqa.corpus import Corpus, captions_stage, comments_stage
+from ..methods.uniqa.corpus import TASKS, Corpus, captions_stage, comments_stage
 from ..methods.uniqa.method import UniQAOptions
-from .artefact import Artefact
+from .artefact import Artefact, few_labels, repeats, trial_grid
 from ..study.trial import Measure, Trial
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #000ef285
@@ -22,41 +23,28 @@ def _both(seed):  # name in the table -> what its CLIP read
     return {"CLIP": Corpus((), seed=seed), "UniQA": Corpus(seed=seed)}
 
 
-def _ensembles(seed, recipe="paper"):  # name in the table -> options, one prompt group and all
+def _options(seed, recipe="paper", ensembles=(False,)):  # name in the table -> options
     return {
         name + ", ensemble" * ensemble: UniQAOptions(corpus, ensemble, recipe=recipe)
         for name, corpus in _both(seed).items()
-        for ensemble in (False, True)
+        for ensemble in ensembles
     }
 
 
-def _adapted(options, datasets, splits, seed, **more):
-    return [
-        Trial(dataset, "UniQA", 0.8, i, seed, chosen, heading="full", name=name, **more)
-        for name, chosen in options.items()
-        for dataset in datasets
-        for i in splits
-    ]
+def _asked(seed, **axes):
+    return trial_grid(seed, method=["UniQA"], **axes)
 
 
-def _unlabelled(datasets, repeats, seed):  # zero-shot; repeat i has a pre-training of its own
-    return [
-        Trial(dataset, "UniQA", None, i, seed, options, name=name)
-        for i in repeats
-        for name, options in _ensembles(seed + i).items()
-        for dataset in datasets
-    ]
+def _adapted(seed, heading="full", **axes):  # to 80 % of the labels
+    return _asked(seed, shots=[0.8], heading=[heading], **axes)
+
+
+def _unlabelled(datasets, splits, seed):  # zero-shot; repeat i has a pre-training of its own
+    rows = [(i, _options(seed + i, ensembles=(False, True))) for i in splits]
+    return [t for i, options in rows for t in _asked(seed, split=[i], options=options, dataset=datasets)]
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #53298c5b
-SEVEN = (
-    "tid2013",
-    "csiq",
-    "kadid10k",
-    "livec",
-    "koniq10k",
-    "spaq",
-    "live",
-)  # data sets of Tables 1, 8 and 15
+SEVEN = ("tid2013", "csiq", "kadid10k", "livec", "koniq10k", "spaq", "live")  # of Tables 1, 8 and 15
 
 
 def table1(
@@ -65,8 +53,8 @@ def table1(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "80 % of the labels of seven data sets (UniQA Tables 1, 8, 15)"
-    options = {name: UniQAOptions(corpus, recipe=recipe) for name, corpus in _both(seed).items()}
-    return _adapted(options, SEVEN, range(1 if settings.smoke else settings.profile.adapter.splits), seed)
+    splits = repeats(settings, settings.profile.adapter.splits)
+    return _adapted(seed, options=_options(seed, recipe), dataset=SEVEN, split=splits)
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #4e008e53
 def table2(
@@ -75,9 +63,9 @@ def table2(
     seed: int = 2024,  # repeat i uses seed + i
 ) -> list[Trial]:  # of AVA for Table 2, of AADB for Table 3
     "Aesthetics on official splits (UniQA Tables 2, 3)"
-    options = {name: UniQAOptions(corpus, recipe=recipe) for name, corpus in _both(seed).items()}
-    repeats = range(1 if settings.smoke else settings.profile.adapter.splits)
-    return [t for d in ("ava", "aadb") for t in _adapted(options, (d,), repeats, seed, official=True)]
+    splits, options = repeats(settings, settings.profile.adapter.splits), _options(seed, recipe)
+    of = lambda dataset: _adapted(seed, options=options, dataset=[dataset], split=splits, official=[True])
+    return [*of("ava"), *of("aadb")]
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #e28e8927
 FOUND = ("livec", "koniq10k", "agiqa3k")  # data sets of Table 4 and Figs. 4, 10–12
@@ -88,7 +76,7 @@ def table4(
     seed: int = 2024,  # repeat i pre-trains with seed + i
 ) -> list[Trial]:
     "Zero-shot, one prompt group and the ensemble (UniQA Table 4)"
-    return _unlabelled(FOUND, range(1 if settings.smoke else settings.profile.protocol.meta_repeats), seed)
+    return _unlabelled(FOUND, repeats(settings, settings.profile.protocol.meta_repeats), seed)
 
 
 def table5(
@@ -97,15 +85,9 @@ def table5(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "50, 100 and 200 labels (UniQA Tables 5, 14)"
-    profile = settings.profile
-    splits, shots = (1, (20,)) if settings.smoke else (profile.adapter.splits, profile.protocol.shots)
-    return [
-        Trial(dataset, "UniQA", n, i, seed, options, name=name)
-        for name, options in _ensembles(seed, recipe).items()
-        for dataset in ("livec", "koniq10k", "live")
-        for n in shots
-        for i in range(splits)
-    ]
+    options, datasets = _options(seed, recipe, (False, True)), ("livec", "koniq10k", "live")
+    shots, splits = few_labels(settings), repeats(settings, settings.profile.adapter.splits)
+    return _asked(seed, options=options, dataset=datasets, shots=shots, split=splits)
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #ca235283
 def table6_blocks(
@@ -125,12 +107,8 @@ def table6_blocks(
             "aesthetics + comments": read("aesthetics", "comments"),
             "quality + aesthetics + comments": UniQAOptions(full),
         },
-        "purification": {
-            "w/o strategy": chosen("none"),
-            "IR": chosen("ir"),
-            "AR": chosen("ar"),
-            "AIR": UniQAOptions(full),
-        },
+        "purification": {"w/o strategy": chosen("none")}
+        | {name: chosen(name.lower()) for name in ("IR", "AR", "AIR")},
         "adapter": {
             "single prompt": UniQAOptions(full, cue="single"),
             "antonym prompt": UniQAOptions(full, cue="antonym"),
@@ -160,13 +138,10 @@ def table6(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "Data, purification, adapter and captioner (UniQA Tables 6, 16)"
-    splits = range(1 if settings.smoke else settings.profile.adapter.splits)
-    return [
-        Trial(d, "UniQA", 0.8, i, seed, options, official=d == "ava", heading="full", name=rows[0][1])
-        for options, rows in table6_places(seed).items()
-        for d in ("livec", "koniq10k", "ava")
-        for i in splits
-    ]
+    options = {rows[0][1]: options for options, rows in table6_places(seed).items()}
+    splits, datasets = repeats(settings, settings.profile.adapter.splits), ("livec", "koniq10k", "ava")
+    trials = _adapted(seed, options=options, dataset=datasets, split=splits)
+    return [replace(trial, official=trial.dataset == "ava") for trial in trials]
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #b7d58d9f
 SCORES = ("technical", "rationality", "naturalness")  # of AGIN (UniQA Table 13)
@@ -179,16 +154,12 @@ def table11(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:  # of AIGIQA-20K for Table 11, ECIQAD for 12, AGIN for 13; then zero-shot for 11
     "Other kinds of images, frozen and unfrozen (UniQA Tables 11–13)"
-    read, repeats = _both(seed), range(1 if settings.smoke else splits)
-    chosen = {name: UniQAOptions(corpus, recipe=recipe) for name, corpus in read.items()}
-    chosen |= {"UniQA, unfrozen": UniQAOptions(read["UniQA"], recipe=recipe, unfrozen=True)}
-    official, trials = _has_official_split(settings), []
-    for dataset, scores in (("aigiqa20k", ("",)), ("eciqad", ("",)), ("agin", SCORES)):
-        for score in scores:
-            part = {"official": official and dataset == "aigiqa20k", "score": score}
-            trials += _adapted(chosen, (dataset,), repeats, seed, **part)
-    trials = [replace(trial, heading=trial.score or "full") for trial in trials]
-    unlabelled = range(1 if settings.smoke else settings.profile.protocol.meta_repeats)
+    options = _options(seed, recipe)
+    options["UniQA, unfrozen"] = replace(options["UniQA"], unfrozen=True)
+    of = partial(_adapted, seed, options=options, split=repeats(settings, splits))
+    trials = [*of(dataset=["aigiqa20k"], official=[_has_official_split(settings)]), *of(dataset=["eciqad"])]
+    trials += [trial for score in SCORES for trial in of(dataset=["agin"], score=[score], heading=score)]
+    unlabelled = repeats(settings, settings.profile.protocol.meta_repeats)
     return [*trials, *_unlabelled(("aigiqa20k",), unlabelled, seed)]
 
 
@@ -211,24 +182,17 @@ def fig4(
     seed: int = 2024,  # repeat i pre-trains with seed + i
 ) -> list[Trial]:
     "The first images of every query (UniQA Figs. 4, 10–12)"
-    repeats = range(1 if settings.smoke else settings.profile.protocol.meta_repeats)
-    measure = Measure(
-        "iqa_repro.figures.retrieval:retrieval_rows", (tuple(q for pair in PAIRS for q in pair), k)
-    )
-    read = [("CLIP", 0, Corpus((), seed=seed))] + [("UniQA", i, Corpus(seed=seed + i)) for i in repeats]
-    return [
-        Trial(dataset, "UniQA", None, i, seed, UniQAOptions(corpus), measure=measure, name=name)
-        for name, i, corpus in read
-        for dataset in FOUND
-    ]
+    measure = Measure("iqa_repro.figures.retrieval:retrieval_rows", (sum(PAIRS, ()), k))
+    of = partial(_asked, seed, dataset=FOUND, measure=[measure])
+    read = [(i, _options(seed + i)) for i in repeats(settings, settings.profile.protocol.meta_repeats)]
+    trials = of(options={"CLIP": read[0][1]["CLIP"]})
+    for i, options in read:
+        trials += of(split=[i], options={"UniQA": options["UniQA"]})
+    return trials
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #2bce3fb2
-CORPORA = {  # rows of Fig. 5
-    "no pre-training": (),
-    "quality": ("quality",),
-    "aesthetics + comments": ("aesthetics", "comments"),
-    "quality + aesthetics + comments": Corpus().parts,
-}
+_READ = (), ("quality",), ("aesthetics", "comments"), TASKS
+CORPORA = {Corpus(parts).name: parts for parts in _READ}  # rows of Fig. 5
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #257931a8
 def fig5(
@@ -242,17 +206,9 @@ def fig5(
     repeats, windows = (1, 1) if settings.smoke else (repeats, windows)
     measure = Measure("iqa_repro.figures.attention_maps:spoilt_rows", (prompt, windows))
     dataset = settings.profile.captions.quality  # the photographs are the package's own
+    shown = partial(Trial, dataset, "UniQA", seed=seed, measure=measure)
     return [
-        Trial(
-            dataset,
-            "UniQA",
-            None,
-            i,
-            seed,
-            UniQAOptions(Corpus(parts, seed=seed + i)),
-            measure=measure,
-            name=name,
-        )
+        shown(split=i, options=UniQAOptions(Corpus(parts, seed=seed + i)), name=name)
         for name, parts in CORPORA.items()
         for i in range(repeats if parts else 1)
     ]
@@ -262,26 +218,21 @@ def _scored(settings: Settings) -> list[Stage]:  # comments with their relevance
     return with_before([comments_stage(2024, settings)])
 
 
-def _written(tasks: Iterable[str]):  # captions alone
-    def stages(settings: Settings) -> list[Stage]:
-        if settings.profile.captions.captioner != "embedded":
-            return []
-        return [captions_stage(task, settings) for task in tasks]
-
-    return stages
+def _written(settings: Settings, tasks: Iterable[str]) -> list[Stage]:  # captions alone
+    own = settings.profile.captions.captioner == "embedded"
+    return [captions_stage(task, settings) for task in tasks if own]
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #4311f547
-_ALL = ("quality", "aesthetics", "comments")
-_SPLIT = ("split",)
+_SPLIT, _GENERATED = ("split",), TASKS[:2]
 ARTEFACTS = {
-    "fig1": Artefact(texts=_ALL, stages=_scored),
-    "fig2": Artefact(texts=_ALL[:2], also=("fig15",), stages=_written(_ALL[:2])),
-    "fig3": Artefact(texts=_ALL, stages=_scored),
+    "fig1": Artefact(texts=TASKS, stages=_scored),
+    "fig2": Artefact(texts=_GENERATED, also=("fig15",), stages=partial(_written, tasks=_GENERATED)),
+    "fig3": Artefact(texts=TASKS, stages=_scored),
     "fig4": Artefact(fig4, also=("fig10", "fig11", "fig12")),
     "fig5": Artefact(fig5),
-    "fig6": Artefact(texts=_ALL, also=("fig7", "fig8"), stages=_scored),
+    "fig6": Artefact(texts=TASKS, also=("fig7", "fig8"), stages=_scored),
     "fig9": Artefact(weights=False),
-    "fig13": Artefact(texts=("quality",), unguided=True, stages=_written(("quality",))),
+    "fig13": Artefact(texts=("quality",), unguided=True, stages=partial(_written, tasks=("quality",))),
     "fig14": Artefact(weights=False),
     "table1": Artefact(table1),
     "table2": Artefact(table2, also=("table3",), columns=dict.fromkeys(("ava", "aadb"), _SPLIT)),
