@@ -52,7 +52,10 @@ def notebook_code(
 def package_tables() -> dict[str, str]:  # file -> digest
     "Digests of the tables and weights that ship with the package (our choice)"
     root = Path(iqa_repro.__file__).parent
-    files = sorted(path for kind in ("*.csv", "*.safetensors") for path in root.rglob(kind))
+    files = [path for kind in ("*.csv", "*.toml", "*.safetensors") for path in root.rglob(kind)]
+    files = sorted(
+        path for path in files if path.parent.name != "profiles"
+    )  # a run's profile is a part of its own
     return {path.relative_to(root.parent).as_posix(): sha256_of(path)[:12] for path in files}
 
 # %% ../../nbs/8_batch/05_graph.ipynb #96648345

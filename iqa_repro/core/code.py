@@ -94,12 +94,22 @@ def _module_digest(module):
     return syntax_digest(module_file(module).read_text(encoding="utf-8"))
 
 
+@lru_cache(maxsize=64)
+def _tables(folder):  # file -> digest
+    files = sorted(path for kind in ("*.csv", "*.toml") for path in folder.glob(kind))
+    root = Path(iqa_repro.__file__).parent.parent
+    return {path.relative_to(root).as_posix(): sha256(path.read_bytes()).hexdigest()[:12] for path in files}
+
+# %% ../../nbs/0_core/10_code.ipynb #d635e5ed
 def code_parts(
     modules: Iterable[str],  # names of modules of this package
-) -> dict[str, str]:  # module -> digest, of these and all that they import
-    "Digests of the import closure of some modules (our choice)"
-    names = imported_modules("\n".join(f"import {module}" for module in modules))
-    return {name: _module_digest(name) for name in sorted(names)}
+) -> dict[str, str]:  # module or table -> digest, of these and all that they import
+    "Digests of the import closure of some modules, and of the tables next to them (our choice)"
+    names = sorted(imported_modules("\n".join(f"import {module}" for module in modules)))
+    parts = {name: _module_digest(name) for name in names}
+    for folder in {module_file(name).parent for name in names}:
+        parts |= _tables(folder)
+    return dict(sorted(parts.items()))
 
 # %% ../../nbs/0_core/10_code.ipynb #8214a5d9
 @lru_cache(maxsize=256)
