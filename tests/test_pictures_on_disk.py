@@ -1,5 +1,7 @@
 """Methods learn from and score pictures that stay on disk as they do from pictures in memory, and reading ahead changes nothing."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 import iqa_repro.methods.grmp.finetune_crops
 import iqa_repro.methods.grmp.meta_tasks
 from iqa_repro.clip.backbone import load_clip
-from iqa_repro.clip.features import CropSet, FeatureStore, picture_digests
+from iqa_repro.clip.features import CropSet, image_features, picture_digests
 from iqa_repro.data.images import read_image, write_image
 from iqa_repro.data.labelled import Labelled
 from iqa_repro.data.pictures import PictureFiles
@@ -58,16 +60,13 @@ def test_scores_are_those_of_a_tensor(files):
     assert_close(score_images(grmp, files), alone, rtol=0, atol=1e-6)
 
 
-def test_features_are_those_of_a_tensor(files, tmp_path):
-    store, few = FeatureStore(tmp_path, load_clip(), shard=5), files[:24]
-    assert_close(
-        store.features(few, CropSet(3)), store.features(in_memory(few), CropSet(3)), rtol=0, atol=1e-6
-    )
-    assert store.features(files, CropSet(2)).shape[:2] == (32, 2)
-    again = store.features(
-        files.paths[::-1], CropSet(2)
-    )  # from the disk, in another order, as a list of paths
-    assert_close(again.flip(0), store.features(files, CropSet(2)), rtol=0, atol=0)
+def test_features_are_those_of_a_tensor(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("IQA_REPRO_CACHE", str(tmp_path))
+    few, features = files[:24], partial(image_features, load_clip(), shard=5)
+    assert_close(features(few, CropSet(3)), features(in_memory(few), CropSet(3)), rtol=0, atol=1e-6)
+    assert features(files, CropSet(2)).shape[:2] == (32, 2)
+    again = features(files.paths[::-1], CropSet(2))  # from the disk, in another order, as a list of paths
+    assert_close(again.flip(0), features(files, CropSet(2)), rtol=0, atol=0)
 
 
 def test_smaller_pictures_have_keys_of_their_own(files):
@@ -126,7 +125,7 @@ def test_meta_training_is_the_same_with_and_without_reading_ahead(files, labels,
     assert torch.equal(read, trained())
 
 
-def test_everything_else_learns_from_files(files, labels, tmp_path):
+def test_everything_else_learns_from_files(files, labels):
     clip, part = load_clip(), lambda a, b: Labelled(files[a:b], labels[a:b])
     assert (
         len(plain_pretrain(model(), tasks(files, labels), MetaSettings(0.05, 1.0, 1, 2, 4, 4), draw(3))) == 6
@@ -137,7 +136,7 @@ def test_everything_else_learns_from_files(files, labels, tmp_path):
     probe.fit(part(0, 20), part(20, 32), draw(6))
     settings = AdapterSettings(epochs=2, views=2, check=1)
     uniqa, starred = (build_uniqa(clip, crops=2, generator=draw(7)) for _ in range(2))
-    fit_pictures(uniqa, part(0, 20), part(20, 32), settings, draw(8), FeatureStore(tmp_path, clip))
+    fit_pictures(uniqa, part(0, 20), part(20, 32), settings, draw(8))
     fit_unfrozen(starred, part(0, 20), settings, draw(8), part(20, 32))
     for method in (coop.eval(), probe.eval(), uniqa.eval(), starred.eval()):
         seen = score_images(method, files)

@@ -50,11 +50,11 @@ def call(profile, *words, cache=None):
     "The command in a process of its own, as a user starts it; its stand-ins are those that are there already"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     if cache:
-        usual = cache_root() / "embedded"
+        usual, own = (folder / "memo" / "stand-ins" for folder in (cache_root(), cache))
         usual.mkdir(parents=True, exist_ok=True)
-        cache.mkdir(exist_ok=True)
-        if not (cache / "embedded").exists():
-            (cache / "embedded").symlink_to(usual)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if not own.exists():
+            own.symlink_to(usual)
         environment["IQA_REPRO_CACHE"] = str(cache)
     command = [sys.executable, "-W", "ignore", "-c", CALL, "reproduce", *words, "--profile", str(profile)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -21,11 +21,11 @@ NAME = "grmp_iqa/table7"
 
 def start(profile, cache, *words):
     "The command in a process of its own, with a cache of its own but for the stand-ins"
-    usual = cache_root() / "embedded"
+    usual, own = (folder / "memo" / "stand-ins" for folder in (cache_root(), cache))
     usual.mkdir(parents=True, exist_ok=True)
-    cache.mkdir(exist_ok=True)
-    if not (cache / "embedded").exists():
-        (cache / "embedded").symlink_to(usual)
+    own.parent.mkdir(parents=True, exist_ok=True)
+    if not own.exists():
+        own.symlink_to(usual)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "IQA_REPRO_CACHE": str(cache)}
     command = [
         sys.executable,

@@ -8,8 +8,8 @@ __all__ = ['correlations', 'trial_entry', 'trial_results', 'fit_trial', 'trial_s
 
 # %% ../../nbs/5_study/07_protocol.ipynb #815b9908
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
+from operator import methodcaller
 from typing import Any
 
 import pandas as pd
@@ -26,7 +26,7 @@ from ..data.world.naturalness import use_score
 from ..methods.registry import Fitted, Stage, find_method
 from .metrics import plcc, srcc
 from .rows import RowLog
-from .trial import Trial, side_by_side, trial_datasets, trial_facts, trial_job, trial_stages
+from .trial import Trial, side_by_side, trial_datasets, trial_job, trial_stages
 
 # %% ../../nbs/5_study/07_protocol.ipynb #b617fc46
 def correlations(
@@ -45,7 +45,8 @@ def trial_entry(
     "Where a trial's result is kept (our choice)"
     method, profile = find_method(trial.method), settings.profile
     modules = ("iqa_repro.study.protocol", *method.code)
-    parts: dict[str, Any] = {"trial": trial_facts(trial)}
+    plain = replace(trial, name="", heading="", columns=())  # without what only names its rows
+    parts: dict[str, Any] = {"trial": asdict(plain), "options": type(trial.options).__name__}
     if trial.measure:
         modules = (*modules, trial.measure.function.partition(":")[0])
         parts |= {"rows": _row_key(trial, settings)}
@@ -62,13 +63,14 @@ def trial_entry(
     return Entry("trial", parts)
 
 # %% ../../nbs/5_study/07_protocol.ipynb #161d7257
-def _row_key(trial, settings):
+def _row_key(trial, settings):  # what all its rows have in common
     label = find_method(trial.method).rules(trial.options, settings).label
-    return {"dataset": trial.dataset, **trial.row_key(label)}
+    about = {"dataset": trial.dataset, "method": trial.name or trial.method, "recipe": label}
+    return about | {"setting": trial.setting, "split": trial.split, "seed": trial.seed + trial.split}
 
 # %% ../../nbs/5_study/07_protocol.ipynb #68580de2
-def _kept(group, settings):
-    found = [trial_entry(trial, settings).read() for trial in group]
+def _kept(entries):
+    found = [entry.read() for entry in entries]
     return None if any(kept is None for kept in found) else [kept["value"] for kept in found]
 
 # %% ../../nbs/5_study/07_protocol.ipynb #1bc983a6
@@ -77,25 +79,29 @@ def trial_results(
     settings: Settings,  # of the run
 ) -> list[dict]:  # for each: values (data set -> metric -> value) or rows, and facts such as the chosen epoch
     "Results of trials, trained at most once (GRMP-IQA §4.2; UniQA §5.2)"
-    entries = [trial_entry(trial, settings) for trial in trials]
-    if kept := _kept(trials, settings):
+    return _results((trials, _entries(trials, settings), settings))
+
+
+def _entries(trials, settings):
+    return [trial_entry(trial, settings) for trial in trials]
+
+# %% ../../nbs/5_study/07_protocol.ipynb #fec15e05
+def _results(job):
+    trials, entries, settings = job
+    if kept := _kept(entries):
         return kept
     train = lambda _: _train(trials, settings)
     group = Entry("group", {"trials": [entry.digest for entry in entries]})
     made = group.make(train) if len(trials) > 1 else [entries[0].make(lambda folder: train(folder)[0])]
     for trial, entry, result in zip(trials, entries, made, strict=True):
-        entry.make(partial(_given, result))
+        entry.make(lambda _, result=result: result)
         if trial.watched:
             facts = {name: value for name, value in result["facts"].items() if name != "curves"}
             plain = result | {"facts": facts}
-            trial_entry(replace(trial, watched=False), settings).make(partial(_given, plain))
+            trial_entry(replace(trial, watched=False), settings).make(lambda _, plain=plain: plain)
     return made
 
-# %% ../../nbs/5_study/07_protocol.ipynb #fec15e05
-def _given(result, folder):  # what was made in a group
-    return result
-
-
+# %% ../../nbs/5_study/07_protocol.ipynb #f1136cfe
 def _train(trials, settings):
     jobs = [trial_job(trial, settings, correlations) for trial in trials]
     fitted = find_method(trials[0].method).fit(jobs)
@@ -152,10 +158,7 @@ def shared_stages(
     settings: Settings,  # of the run
 ) -> list[Stage]:  # each once, in the order in which they are made
     "What trials share and rest on (GRMP-IQA §3.3; UniQA §3)"
-    seed = lambda trial: trial.seed + trial.split if trial.shots is None else trial.seed
-    alike = {
-        (trial.method, trial.options, seed(trial)): trial for trial in trials
-    }  # splits share their stages
+    alike = {(trial.method, trial.options, trial.stage_seed): trial for trial in trials}
     return list(dict.fromkeys(stage for trial in alike.values() for stage in trial_stages(trial, settings)))
 
 # %% ../../nbs/5_study/07_protocol.ipynb #320be170
@@ -169,11 +172,7 @@ def make_stages(
     for stage in first:
         stage.make()
     rest = [stage for stage in todo if stage not in first and not stage.entry.made()]
-    list(run_parallel(_make, rest, workers=worker_count(rest, settings.profile)))
-
-
-def _make(stage):
-    stage.make()
+    list(run_parallel(methodcaller("make"), rest, workers=worker_count(rest, settings.profile)))
 
 # %% ../../nbs/5_study/07_protocol.ipynb #7bb7f718
 def trial_rows(
@@ -211,11 +210,11 @@ def train_trials(
     settings: Settings,  # of the run
 ) -> Iterator[list[dict]]:  # results of each group, in order; all are in the memo at the end
     "Train what was never trained, over the cores (contract 3)"
-    made = [_kept(group, settings) for group in groups]
-    todo = [group for group, results in zip(groups, made, strict=True) if results is None]
-    make_stages(shared_stages((trial for group in todo for trial in group), settings), settings)
-    jobs = [(group, settings) for group in todo]
-    fresh = run_parallel(_results, jobs, workers=worker_count(jobs, settings.profile))
+    jobs = [(group, _entries(group, settings), settings) for group in groups]
+    made = [_kept(entries) for _, entries, _ in jobs]
+    todo = [job for job, results in zip(jobs, made, strict=True) if results is None]
+    make_stages(shared_stages((trial for group, *_ in todo for trial in group), settings), settings)
+    fresh = run_parallel(_results, todo, workers=worker_count(todo, settings.profile))
     return (next(fresh) if kept is None else kept for kept in made)
 
 # %% ../../nbs/5_study/07_protocol.ipynb #54265532
@@ -234,7 +233,3 @@ def run_trials(
             if curves is not None:
                 for row in curve_rows(trial, result, settings):
                     curves.append(row)
-
-# %% ../../nbs/5_study/07_protocol.ipynb #d5a534e8
-def _results(job):
-    return trial_results(*job)

@@ -8,6 +8,7 @@ __all__ = ['START_PROMPTS', 'LEARNERS', 'Learner', 'write_start_prompts', 'grmp_
 # %% ../../../nbs/9_app/adapt/01_learners.ipynb #998e519d
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import iqa_repro
 from .labels import AdaptOptions
 from ..cards import made_with
 from ...clip.backbone import Backbone, load_clip
-from ...clip.features import CropSet, FeatureStore, backbone_digest, check_named_weights
+from ...clip.features import CropSet, backbone_digest, check_named_weights, image_features
 from ...core.checkpoints import read_metadata
-from ...core.paths import cache_root, sha256_of
+from ...core.paths import sha256_of
 from ...core.profiles import Profile, load_profile
 from ...core.resources import pick_device
 from ...core.seeds import torch_generator
@@ -181,13 +182,13 @@ def uniqa_learner(
     clip, weights = _clip_of_uniqa(options)
     sizes, known = _profile(clip).adapter.as_dict(), {item.name for item in fields(AdapterSettings)}
     settings = AdapterSettings(**_sizes({key: sizes[key] for key in sizes if key in known}, options.epochs))
-    store = FeatureStore(cache_root() / "features", clip, sizes["precision"])
+    features = partial(image_features, clip, precision=sizes["precision"])
     draw = lambda: torch_generator(options.seed, "adapter start")
     make = lambda: build_uniqa(clip, generator=draw(), crops=sizes["test_crops"])
-    judged = lambda model, rows: store.features(PictureFiles(rows["image"]), CropSet(model.crops))
+    judged = lambda model, rows: features(PictureFiles(rows["image"]), CropSet(model.crops))
 
     def fit(model, rows, held, generator):
-        seen, labels = store.features(PictureFiles(rows["image"]), settings.crops), _labelled(rows).quality
+        seen, labels = features(PictureFiles(rows["image"]), settings.crops), _labelled(rows).quality
         chooses = judged(model, held), _labelled(held).quality
         return fit_adapter(model, seen, labels, settings, generator, chooses)
 

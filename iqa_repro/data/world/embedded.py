@@ -6,18 +6,15 @@
 __all__ = ['STAND_INS', 'BEST', 'CONTENT', 'NOISE', 'expected_rating', 'plan_stand_in', 'distort_between', 'make_stand_in']
 
 # %% ../../../nbs/1_data/world/07_embedded.ipynb #78e29bc6
-import tempfile
-from dataclasses import fields
-from hashlib import sha256
+from dataclasses import asdict
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 
-from ...core.paths import cache_root
+from ...core.code import code_digest
+from ...core.memo import Entry, versions
 from ...core.resources import run_parallel
 from ...core.seeds import derive_seed, numpy_generator
 from iqa_repro.data.world.aesthetic import (
@@ -188,32 +185,26 @@ def _picture(row, spec, seed):
 
 def _write_row(job):
     row, spec, seed, folder = job
-    write_image(Path(folder) / row["image"], torch.from_numpy(_picture(row, spec, seed)).permute(2, 0, 1))
+    write_image(folder / row["image"], torch.from_numpy(_picture(row, spec, seed)).permute(2, 0, 1))
 
-
-def _recipe(spec):  # what decides the pictures; fields after `size` count only where they are used
-    used = [f for f in fields(spec) if f.name == "size" or getattr(spec, f.name) != f.default]
-    return {f.name: getattr(spec, f.name) for f in used}
-
-# %% ../../../nbs/1_data/world/07_embedded.ipynb #cb9643d0
+# %% ../../../nbs/1_data/world/07_embedded.ipynb #bdd9dedf
 def make_stand_in(
     name: str,  # a key of STAND_INS
     seed: int = 0,  # of everything random
     workers: int = 1,  # processes
 ) -> pd.DataFrame:  # picture table; reference, distortion, level where synthetic; split, std, captions where the original has them
-    "A stand-in as picture table; makes its pictures on first use and keeps them in the cache (our choice)"
+    "A stand-in as picture table; makes its pictures on first use and keeps them in the memo (our choice)"
     plan, spec = plan_stand_in(name, seed), STAND_INS[name]
-    recipe = f"1 {_recipe(spec)} {seed} {plan.to_csv()}"  # 1: version of the pixel recipe
-    folder = cache_root() / "embedded" / f"{name}-{sha256(recipe.encode()).hexdigest()[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # two processes that want the same one: the second waits
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as fresh:
-                (part := Path(fresh) / "pictures").mkdir()
-                jobs = [(row, spec, seed, str(part)) for row in plan.to_dict("records")]
-                list(run_parallel(_write_row, jobs, workers))
-                part.rename(folder)
+    parts = {"name": name, "seed": seed, "set": asdict(spec)}
+    code = {"code": code_digest("iqa_repro.data.world.embedded"), "versions": versions()}
+    entry = Entry(f"stand-ins/{name}", parts | code)
+
+    def draw(folder):
+        jobs = [(row, spec, seed, folder) for row in plan.to_dict("records")]
+        return len(list(run_parallel(_write_row, jobs, workers)))
+
+    entry.make(draw)
     table = plan.drop(columns=["photograph", "cut", "steps"])  # looks and faults stay, for checks only
     scale, source = (spec.low, spec.high, spec.higher_is_better), f"embedded stand-in of {spec.original}"
-    facts = TableFacts(f"embedded:{name}", *scale, spec.score_set, source, root=str(folder))
-    return read_table(table, root=folder, facts=facts)
+    facts = TableFacts(f"embedded:{name}", *scale, spec.score_set, source, root=str(entry.folder))
+    return read_table(table, root=entry.folder, facts=facts)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...clip.backbone import image_tokens
 from ...clip.partial import finish_image
-from ...clip.features import CropSet, FeatureStore, picture_digest, picture_digests
+from ...clip.features import CropSet, image_features, picture_digests
 from ...data.labelled import Labelled
 from ...data.pictures import map_pictures
 from .adapter import UniQA
@@ -136,27 +136,12 @@ def fit_pictures(
     validation: Labelled | None,  # that choose the epoch
     settings: AdapterSettings,  # rates and sizes
     generator: torch.Generator,  # of views and batches
-    store: FeatureStore | None = None,  # of this model's backbone; None: encode here
 ) -> pd.DataFrame:  # as from fit_adapter
     "Encode each crop once, then `fit_adapter` (UniQA App. A.3)"
-    if store is not None and store.clip.model is not model.clip.model:
-        raise ValueError(
-            f"the store in {store.folder} is of another backbone than this model's; open one with model.clip"
-        )
-    encode, held = store.features if store is not None else partial(_features, model), None
+    encode, held = partial(image_features, model.clip), None
     if validation is not None:
         held = encode(validation.images, CropSet(model.crops)), validation.quality
     return fit_adapter(model, encode(train.images, settings.crops), train.quality, settings, generator, held)
-
-
-def _encode(clip, crops):
-    return finish_image(clip, image_tokens(clip, crops))
-
-
-@torch.no_grad()
-def _features(model, images, crops):
-    cut = lambda image: crops.cut(image, model.clip.image_size, picture_digest(image)).to(model.tokens.device)
-    return torch.stack([_encode(model.clip, cut(image)) for image in images])
 
 # %% ../../../nbs/4_methods/uniqa/02_fitting.ipynb #2ce45d44
 def fit_unfrozen(
@@ -199,7 +184,8 @@ def _encoded(model, train, settings):
 
     def score(rows, views):
         chosen = zip(train.images[rows[0]], rows[0].tolist(), views[0].tolist(), strict=True)
-        features = _encode(model.clip, torch.stack([cut(*one) for one in chosen]).to(device))
+        crops = torch.stack([cut(*one) for one in chosen]).to(device)
+        features = finish_image(model.clip, image_tokens(model.clip, crops))
         return model.adapter(features, model.text_features(), model.clip.temperature)[None]
 
     return score

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from ...clip.backbone import Backbone
-from ...clip.features import CropSet, FeatureStore
+from ...clip.features import CropSet, image_features, weights_state
 from ...clip.inputs import Settings, images_of, labelled_of, pictures_of, table_of
-from ...core.paths import cache_root
 from ...core.profiles import Profile
 from ...core.seeds import torch_generator
 from ...data.tables import quality_of
@@ -87,17 +86,13 @@ def set_features(
     profile: Profile,  # whose [data] says where from
     crops: CropSet,  # which crops
 ) -> Tensor:  # (n, crops, d) in the table's order; shared, so nobody may change it
-    "Features of all images of a set from the store in the cache (UniQA App. A.3)"
-    written = tuple(
-        (p.data_ptr(), p._version) for p in model.model.parameters()
-    )  # another one after any write
-    return _read_features(model.clip, written, dataset, profile, crops)
+    "Features of all images of a set, from the memo (UniQA App. A.3)"
+    return _read_features(model.clip, weights_state(model.clip), dataset, profile, crops)
 
 
 @lru_cache(maxsize=2)  # of one set: training and test crops
-def _read_features(clip: Backbone, written: tuple, dataset: str, profile: Profile, crops: CropSet) -> Tensor:
-    store = FeatureStore(cache_root() / "features", clip, profile.adapter.precision)
-    return store.features(pictures_of(dataset, profile)[1], crops)
+def _read_features(clip: Backbone, state: tuple, dataset: str, profile: Profile, crops: CropSet) -> Tensor:
+    return image_features(clip, pictures_of(dataset, profile)[1], crops, profile.adapter.precision)
 
 # %% ../../../nbs/4_methods/uniqa/10_method.ipynb #ddd5c9ba
 def _fit(jobs: Sequence[Job]) -> list[Fitted]:
