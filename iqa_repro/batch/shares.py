@@ -35,6 +35,6 @@ def train_share(
         raise ValueError(f"a share is written i/n with 1 ≤ i ≤ n, such as 2/3, got {share!r}")
     groups = all_trials(dict.fromkeys(map(notebook_of, artefacts)), settings)[int(i) - 1 :: int(n)]
     done, whole = 0, sum(map(len, groups))
-    for results in train_trials(groups, settings):
+    for results, _ in train_trials(groups, settings):
         done += len(results)
         yield done, whole

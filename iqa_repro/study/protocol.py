@@ -208,14 +208,16 @@ def curve_rows(
 def train_trials(
     groups: Sequence[list[Trial]],  # as of `side_by_side`
     settings: Settings,  # of the run
-) -> Iterator[list[dict]]:  # results of each group, in order; all are in the memo at the end
+) -> Iterator[
+    tuple[list[dict], bool]
+]:  # results of each group, whether they were there; in the memo at the end
     "Train what was never trained, over the cores (contract 3)"
     jobs = [(group, _entries(group, settings), settings) for group in groups]
     made = [_kept(entries) for _, entries, _ in jobs]
     todo = [job for job, results in zip(jobs, made, strict=True) if results is None]
     make_stages(shared_stages((trial for group, *_ in todo for trial in group), settings), settings)
     fresh = run_parallel(_results, todo, workers=worker_count(todo, settings.profile))
-    return (next(fresh) if kept is None else kept for kept in made)
+    return ((next(fresh), False) if kept is None else (kept, True) for kept in made)
 
 # %% ../../nbs/5_study/07_protocol.ipynb #54265532
 def run_trials(
@@ -226,10 +228,10 @@ def run_trials(
 ) -> None:
     "Train what was never trained, over the cores, and append every result in the order of the trials (contract 3)"
     groups = side_by_side(list(trials))
-    for group, results in zip(groups, train_trials(groups, settings), strict=True):
+    for group, (results, kept) in zip(groups, train_trials(groups, settings), strict=True):
         for trial, result in zip(group, results, strict=True):
             for row in trial_rows(trial, result, settings):
-                run.append(row)
+                run.append(row, kept)
             if curves is not None:
                 for row in curve_rows(trial, result, settings):
-                    curves.append(row)
+                    curves.append(row, kept)
