@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Settings', 'load_settings', 'backbone_of', 'table_of', 'pictures_of', 'columns_of', 'images_of', 'labelled_of',
-           'weights_digest', 'labels_digest', 'data_digest', 'run_facts']
+           'weights_digest', 'data_digest', 'run_facts']
 
 # %% ../../nbs/2_clip/09_inputs.ipynb #a6fe703a
 from dataclasses import dataclass
@@ -67,9 +67,7 @@ def table_of(
 def pictures_of(
     dataset: str,  # a key of DATASETS
     profile: Profile,  # whose [data] says where from
-) -> tuple[
-    pd.DataFrame, torch.Tensor | PictureFiles
-]:  # table; (n, 3, h, w) in [0, 1] or n files, in its order
+) -> tuple[pd.DataFrame, torch.Tensor | PictureFiles]:  # table; (n, 3, h, w) in [0, 1] or n files
     "A data set's table and images: stand-ins in memory, real ones on disk (our choice)"
     table = table_of(dataset, profile)
     return table, open_pictures(table)
@@ -115,22 +113,14 @@ def weights_digest(
 
 
 @lru_cache(maxsize=64)
-def labels_digest(
-    dataset: str,  # a key of DATASETS
-    profile: Profile,  # whose [data] says where from
-) -> str:  # SHA-256
-    "Digest of a data set's names and labels, computed once a process (contract 4)"
-    return table_digest(table_of(dataset, profile))
-
-
-@lru_cache(maxsize=64)
 def data_digest(
     dataset: str,  # a key of DATASETS
     profile: Profile,  # whose [data] says where from
 ) -> str:  # 12 hexadecimal digits
     "Digest of a data set's names, labels and image files (our choice)"
-    files = file_digests([Path(image) for image in table_of(dataset, profile)["image"]])
-    return sha256("".join([labels_digest(dataset, profile), *files]).encode()).hexdigest()[:12]
+    table = table_of(dataset, profile)
+    digests = [table_digest(table), *file_digests(list(table["image"]))]
+    return sha256("".join(digests).encode()).hexdigest()[:12]
 
 # %% ../../nbs/2_clip/09_inputs.ipynb #32a0a329
 def run_facts(
@@ -140,7 +130,7 @@ def run_facts(
     "Backbone and data sets of a run with their digests, for `Run.note` (contract 4)"
     clip, tables = backbone_of(profile), {name: table_of(name, profile) for name in datasets}
     facts = {
-        name: f"{table.attrs['facts']['name']}, {len(table)} pictures, labels {labels_digest(name, profile)[:12]}"
+        name: f"{table.attrs['facts']['name']}, {len(table)} pictures, labels {table_digest(table)[:12]}"
         for name, table in tables.items()
     }
     weights = {"name": clip.name, "pretrained": clip.pretrained, "sha256": weights_digest(profile)}

@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -137,7 +137,7 @@ def entries(
 
 # %% ../../nbs/0_core/09_memo.ipynb #6f81f1c0
 def file_digests(
-    paths: list[Path],  # files
+    paths: Sequence[str | Path],  # files
 ) -> list[str]:  # SHA-256 of each
     "Digests of many files; those whose size and time are known are not read again (our choice)"
     known = cache_root() / "memo" / "files" / f"{_sum([str(Path(path).parent) for path in paths[:1]])}.json"

@@ -17,14 +17,8 @@ from ...core.code import code_digest
 from ...core.memo import Entry, versions
 from ...core.resources import run_parallel
 from ...core.seeds import derive_seed, numpy_generator
-from iqa_repro.data.world.aesthetic import (
-    APPEAL,
-    TASTE,
-    aesthetic_picture,
-    aesthetic_rating,
-    cast_votes,
-    draw_looks,
-)
+from .aesthetic import APPEAL, TASTE, aesthetic_picture
+from .aesthetic import aesthetic_rating, cast_votes, draw_looks
 from .comments import write_comments
 from ..dataset import find_sets
 from ..distortions import check_image, find_distortion, human_rating
@@ -55,9 +49,7 @@ def expected_rating(
 def plan_stand_in(
     name: str,  # a key of STAND_INS
     seed: int = 0,  # of everything random
-) -> (
-    pd.DataFrame
-):  # image, mos, scene, what the kind adds, steps [(type, level)], photograph, cut (window's seed)
+) -> pd.DataFrame:  # image, mos, scene, what the kind adds, steps [(type, level)], photograph, cut (seed)
     "The rows of a stand-in, without pictures (our choice)"
     if name not in STAND_INS:
         raise ValueError(f"no stand-in for {name!r}; there are {sorted(STAND_INS)}")
@@ -72,13 +64,10 @@ def plan_stand_in(
 
 
 def _distorted(spec, name, seed, generator):
-    steps = (
-        _synthetic_steps(spec, generator)
-        if spec.kind == "synthetic"
-        else _mixed_steps(spec, name, seed, generator)
-    )
-    windows = dict.fromkeys((photograph, cut) for photograph, cut, _ in steps)
-    content = {(photograph.name, cut): generator.normal(0, CONTENT) for photograph, cut in windows}
+    draw = _synthetic_steps if spec.kind == "synthetic" else _mixed_steps
+    steps = draw(spec, name, seed, generator)
+    windows = dict.fromkeys((photograph.name, cut) for photograph, cut, _ in steps)
+    content = {window: generator.normal(0, CONTENT) for window in windows}
     return [_score(spec, row, content, generator) for row in steps]
 
 # %% ../../../nbs/1_data/world/07_embedded.ipynb #98e0b1ef
@@ -90,7 +79,7 @@ def _parts(spec):  # (split, photograph) of every picture of a set without refer
     ]
 
 
-def _synthetic_steps(spec, generator):
+def _synthetic_steps(spec, name, seed, generator):
     rows = []
     for p, cut in product([p for p in PHOTOGRAPHS.values() if p.role == spec.role], spec.windows):
         steps = [[]] * spec.pristine + [[(t, level)] for t in spec.types for level in range(1, 6)]
