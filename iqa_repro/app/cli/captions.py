@@ -101,9 +101,8 @@ def _write(requests, writer, output):
         raise typer.Exit(1 if sum(1 for _ in caption_lines(output)) > before else 2) from None
     typer.echo(f"{output}: {done.asked - done.failed} of {done.asked} captions by {writer.name}", err=True)
     if done.failed:
-        typer.echo(
-            f"{done.failed} failed; {done.failures} says why, and the same command retries them", err=True
-        )
+        why = f"{done.failures} says why, and the same command retries them"
+        typer.echo(f"{done.failed} failed; {why}", err=True)
         raise typer.Exit(1)
 
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #48098bba
