@@ -22,6 +22,7 @@ import torch
 from .instructions import LONGEST_CAPTION, Answers, CaptionRequest
 from .interface import GREEDY, PATIENCE, BackendError, Decoding, patiently
 from .interface import picture_url, rgb_picture
+from ..core.names import need
 from ..core.resources import pick_device
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #78f0ebe0
@@ -140,8 +141,7 @@ class ServerCaptioner:
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #1a5d259a
 def _client(base_url, api_key, traffic):
-    import openai
-
+    openai = need("openai", "caption")
     bound = lambda reply: _bound_reply(reply, traffic.timeout_s)
     hooks = {"request": [Pace(traffic.requests_per_minute)], "response": [bound]}
     return openai.OpenAI(
@@ -194,14 +194,10 @@ def _backend_error(captioner, request, failure):
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #aeb8c969
 def _load(model, dtype, device):
+    hf = need("transformers", "caption")
     try:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-    except ImportError as error:
-        hint = "pip install 'iqa_repro[caption]'"
-        raise ImportError(f"captions in this process need transformers ({error}); {hint}") from error
-    try:
-        processor = AutoProcessor.from_pretrained(model)
-        network = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        processor = hf.AutoProcessor.from_pretrained(model)
+        network = hf.AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:
         why = f"{str(error)[:300]} Give a folder or a name on the Hub"
         raise ValueError(f"no image-text-to-text model at {str(model)!r}: {why}") from error

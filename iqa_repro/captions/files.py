@@ -222,10 +222,7 @@ def _note(path, request, fault):
         file.write(json.dumps(facts) + "\n")
 
 # %% ../../nbs/3_captions/04_files.ipynb #b16dd443
-def read_captions(
-    path: str | Path,  # caption file
-    root: str | Path | None = None,  # folder of the images, as given to read_table; None: names as they are
-) -> pd.DataFrame:  # columns image, caption, kind, level (None: unguided), prompt, number, guided, captioner
+def read_captions(path: str | Path) -> pd.DataFrame:  # caption file → a row a caption, columns as below
     "The captions of a file as a caption table, sorted (our choice)"
     table = pd.DataFrame(caption_lines(path), columns=FIELDS)
     if table.empty:
@@ -235,8 +232,6 @@ def read_captions(
         raise ValueError(f"{path} has {what}; delete the lines that you do not want")
     table = table.rename(columns={"task": "kind"}).assign(guided=table["level"].notna())
     table = table.sort_values(["image", "kind", "guided", "number"], ignore_index=True)
-    if root is not None:
-        table["image"] = [str(Path(root, name)) for name in table["image"]]
     return table[["image", "caption", "kind", "level", "prompt", "number", "guided", "captioner"]]
 
 # %% ../../nbs/3_captions/04_files.ipynb #39cfd005

@@ -45,13 +45,10 @@ def make_captioner(
         return Describer(decoding.get("seed", 0))
     from iqa_repro.captions.captioners import Decoding, LocalCaptioner, ServerCaptioner
 
-    try:
-        wanted = Decoding(**decoding)
-        if kind == "server":
-            return ServerCaptioner(str(url), str(model), decoding=wanted)
-        return LocalCaptioner(str(model), device=device, decoding=wanted)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    wanted = Decoding(**decoding)
+    if kind == "server":
+        return ServerCaptioner(str(url), str(model), decoding=wanted)
+    return LocalCaptioner(str(model), device=device, decoding=wanted)
 
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #4e6b6657
 def _listed(paths, root):
