@@ -38,20 +38,15 @@ def scores_table(
         scores = read_scores(scores)
     if not isinstance(scores, pd.DataFrame) or not {"path", "score"} <= set(scores):
         got = list(scores)[:6] if isinstance(scores, pd.DataFrame) else type(scores).__name__
-        raise ValueError(
-            f"a table with columns path and score is needed, as `iqa-repro score` writes it, got {got}"
-        )
-    table = pd.DataFrame({name: _texts(scores, name) for name in COLUMNS if name != "score"})
-    values = pd.to_numeric(scores["score"], errors="coerce").to_numpy(dtype=float)
-    table = table.assign(score=np.where(np.isfinite(values), values, np.nan))
+        needed = "a table with columns path and score is needed, as `iqa-repro score` writes it"
+        raise ValueError(f"{needed}, got {got}")
+    given = scores.reindex(columns=list(COLUMNS))
+    texts = {name: ["" if pd.isna(one) else str(one) for one in column] for name, column in given.items()}
+    values = pd.to_numeric(given["score"], errors="coerce").to_numpy(dtype=float)
+    table = pd.DataFrame(texts, dtype=object)  # not Arrow's: a name may be no text
+    table["score"] = np.where(np.isfinite(values), values, np.nan)
     table.loc[table.score.isna() & (table.error == ""), "error"] = "the table has no score"
-    return table[list(COLUMNS)]
-
-
-def _texts(table, name):
-    column = table[name] if name in table else [""] * len(table)
-    texts = ["" if pd.isna(one) else str(one) for one in column]
-    return pd.Series(texts, dtype=object)  # not Arrow's: a name may be no text
+    return table
 
 # %% ../../nbs/9_app/07_browsing.ipynb #22c2c887
 THUMBNAIL = 144  # pixels, our choice: four in a row next to the large picture
@@ -144,14 +139,10 @@ class Gallery:
         self.place = widgets.HTML()
         self.tiles = [_Tile(widgets, lambda _, i=i: self._click(i)) for i in range(TILES)]
         self.order.observe(self._reorder, "value")
-        self.page.observe(lambda _: self.draw(), "value")
+        self.page.observe(lambda _: _draw_page(self), "value")
         columns = {"grid_template_columns": f"repeat(4, {THUMBNAIL + 8}px)"}
         bar = widgets.HBox([self.order, widgets.HTML("page"), self.page, self.place])
         self.view = widgets.VBox([bar, widgets.GridBox([tile.view for tile in self.tiles], layout=columns)])
-        self.draw()
-
-    def draw(self) -> None:
-        "Show the page that is set, in the order that is set"
         _draw_page(self)
 
     def _click(self, i):
@@ -160,7 +151,7 @@ class Gallery:
 
     def _reorder(self, _):
         if self.page.value == 1:
-            self.draw()
+            _draw_page(self)
         self.page.value = 1  # draws where it was another
 
 # %% ../../nbs/9_app/07_browsing.ipynb #4dd2a503

@@ -31,14 +31,9 @@ class Comparison:
     pairs: pd.DataFrame  # of gmad_pairs, in both directions; empty where there are too few pictures
 
     def __str__(self) -> str:
-        words = {"srcc": "SRCC", "plcc": "PLCC", "krcc": "KRCC"}
-        lines = [f"A  {self.a.name}", f"B  {self.b.name}"]
-        counts = [
-            f"{self.common} pictures scored by both",
-            f"{len(self.only_a)} only by A",
-            f"{len(self.only_b)} only by B",
-        ]
-        lines += [", ".join(counts), *(f"{words[key]} {one}" for key, one in self.measures.items())]
+        only = f"{len(self.only_a)} only by A, {len(self.only_b)} only by B"
+        lines = [f"A  {self.a.name}", f"B  {self.b.name}", f"{self.common} pictures scored by both, {only}"]
+        lines += [f"{key.upper()} {one}" for key, one in self.measures.items()]
         if self.a.demonstration or self.b.demonstration:
             lines.append(DEMONSTRATION)
         return "\n".join(lines)
@@ -74,9 +69,8 @@ def compare(
     if len(both) < FEWEST_COMMON:
         shown = [plain_text(names[0], 80) for names in (a.scores.index, b.scores.index) if len(names)]
         hint = "" if by_name else "; where only the folders differ, compare by name"
-        raise ValueError(
-            f"{len(both)} pictures are in both tables, at least {FEWEST_COMMON} are needed; they begin with {shown}{hint}"
-        )
+        needed = f"at least {FEWEST_COMMON} are needed; they begin with {shown}{hint}"
+        raise ValueError(f"{len(both)} pictures are in both tables, {needed}")
     x, y = a.scores[both].rename("A"), b.scores[both].rename("B")
     statistics = {"srcc": quick_srcc, "plcc": quick_plcc, "krcc": quick_krcc}
     measures = {name: measure(one, x, y, seed=seed) for name, one in statistics.items()}

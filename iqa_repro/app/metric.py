@@ -28,9 +28,8 @@ LOADING = ("clip", "pretrained", "crops", "device", "batch", "precision", "short
 
 def _scorer(method, own):
     if isinstance(method, Scorer) and own:
-        raise ValueError(
-            f"a scorer that is ready has its own settings, so {sorted(own)} have no say; leave them out"
-        )
+        have = f"so {sorted(own)} have no say; leave them out"
+        raise ValueError(f"a scorer that is ready has its own settings, {have}")
     scorer = method if isinstance(method, Scorer) else load(method, **own)
     if scorer.as_loss:
         raise ValueError("a metric counts scores, this scorer gives a loss; load it without as_loss")

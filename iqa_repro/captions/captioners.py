@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from .instructions import LONGEST_CAPTION, CaptionRequest
+from .instructions import LONGEST_CAPTION, Answers, CaptionRequest
 from .interface import GREEDY, PATIENCE, BackendError, Decoding, patiently
 from .interface import picture_url, rgb_picture
+from ..core.names import need
 from ..core.resources import pick_device
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #78f0ebe0
@@ -79,9 +80,7 @@ class Pace:
         time.sleep(turn - now)
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #29884e14
-def text_of(
-    answer: Any,  # the server's reply as the client parsed it: a ChatCompletion, or anything
-) -> str:  # the caption, no blanks around it
+def text_of(answer: Any) -> str:  # a ChatCompletion, or anything → the caption, no blanks around it
     "The text of a chat answer, or an error that shows what came instead (OpenAI chat protocol)"
     try:
         text = answer.choices[0].message.content
@@ -135,21 +134,16 @@ class ServerCaptioner:
         self.base_url, self.model, self.decoding, self.traffic = base_url, model, decoding, traffic
         self.name, self._client = f"{model} (server, {decoding})", _client(base_url, api_key, traffic)
 
-    def __call__(
-        self, requests: Iterable[CaptionRequest]
-    ) -> Iterator[tuple[CaptionRequest, str | Exception]]:
+    def __call__(self, requests: Iterable[CaptionRequest]) -> Answers:
         "Answers as they come (our choice)"
         work = lambda these: map_in_flight(partial(_ask, self), these, self.traffic.concurrency)
         return patiently(work, requests, self.traffic.patience)
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #1a5d259a
 def _client(base_url, api_key, traffic):
-    import openai
-
-    hooks = {
-        "request": [Pace(traffic.requests_per_minute)],
-        "response": [lambda reply: _bound_reply(reply, traffic.timeout_s)],
-    }
+    openai = need("openai", "caption")
+    bound = lambda reply: _bound_reply(reply, traffic.timeout_s)
+    hooks = {"request": [Pace(traffic.requests_per_minute)], "response": [bound]}
     return openai.OpenAI(
         base_url=base_url,
         api_key=api_key or os.environ.get("OPENAI_API_KEY") or "none",
@@ -163,12 +157,10 @@ def _client(base_url, api_key, traffic):
 def _ask(captioner, request):
     "A caption, or what is wrong with the image, or with the server"
     try:
-        content = [
-            {"type": "image_url", "image_url": {"url": picture_url(request.image)}},
-            {"type": "text", "text": request.prompt},
-        ]
+        picture = {"type": "image_url", "image_url": {"url": picture_url(request.image)}}
     except Exception as error:  # the image's fault, whatever it is
         return error
+    content = [picture, {"type": "text", "text": request.prompt}]
     for attempt in range(captioner.traffic.retries + 1):
         try:
             return text_of(_post(captioner, content, captioner.decoding.seed + attempt))
@@ -202,14 +194,10 @@ def _backend_error(captioner, request, failure):
 
 # %% ../../nbs/3_captions/03_captioners.ipynb #aeb8c969
 def _load(model, dtype, device):
+    hf = need("transformers", "caption")
     try:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-    except ImportError as error:
-        hint = "pip install 'iqa_repro[caption]'"
-        raise ImportError(f"captions in this process need transformers ({error}); {hint}") from error
-    try:
-        processor = AutoProcessor.from_pretrained(model)
-        network = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
+        processor = hf.AutoProcessor.from_pretrained(model)
+        network = hf.AutoModelForImageTextToText.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:
         why = f"{str(error)[:300]} Give a folder or a name on the Hub"
         raise ValueError(f"no image-text-to-text model at {str(model)!r}: {why}") from error
@@ -239,9 +227,7 @@ class LocalCaptioner:
         name, kind = Path(model).name if Path(model).is_dir() else model, str(self._model.dtype)
         self.name = f"{name} (local, {kind.removeprefix('torch.')}, {decoding})"
 
-    def __call__(
-        self, requests: Iterable[CaptionRequest]
-    ) -> Iterator[tuple[CaptionRequest, str | Exception]]:
+    def __call__(self, requests: Iterable[CaptionRequest]) -> Answers:
         "Answers batch by batch, in order within what could be read (our choice)"
         return patiently(partial(_batches, self), requests, PATIENCE)
 
@@ -280,13 +266,10 @@ def _answers(captioner, good):
 @torch.inference_mode()
 def _generate(processor, model, decoding, good):
     parts = lambda prompt, image: [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
-    inputs = processor.apply_chat_template(
-        [[{"role": "user", "content": parts(request.prompt, image)}] for request, image in good],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        processor_kwargs={"return_tensors": "pt", "padding": True},
-    ).to(model.device, dtype=model.dtype)
+    chats = [[{"role": "user", "content": parts(request.prompt, image)}] for request, image in good]
+    wanted = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    wanted |= {"processor_kwargs": {"return_tensors": "pt", "padding": True}}
+    inputs = processor.apply_chat_template(chats, **wanted).to(model.device, dtype=model.dtype)
     drawn = {"temperature": decoding.temperature} if decoding.temperature else {}
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(decoding.seed)

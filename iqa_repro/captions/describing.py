@@ -9,7 +9,7 @@ __all__ = ['WORDS', 'FACTORS', 'Measurements', 'measure', 'Step', 'read_off', 'p
 import hashlib
 import math
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -19,7 +19,7 @@ import skimage
 
 from ..core.seeds import numpy_generator
 from ..data.images import read_image
-from .instructions import LEVELS, PROMPTS, CaptionRequest
+from .instructions import LEVELS, PROMPTS, Answers, CaptionRequest
 
 # %% ../../nbs/3_captions/01_describing.ipynb #250aba75
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ def _steepness(grey, axis):
     return float((steps[on_grid].mean() + tiny) / (steps[~on_grid].mean() + tiny))
 
 # %% ../../nbs/3_captions/01_describing.ipynb #97f2afa7
-def measure(
-    image: np.ndarray,  # (h, w, 3) float in [0, 1], RGB, both sides ≥ 1
-) -> Measurements:  # all finite, for any picture
+def measure(image: np.ndarray) -> Measurements:  # (h, w, 3) float in [0, 1], RGB → all finite, for any size
     "Everything the describer needs to know of a picture (our choice)"
     image = _checked(image)
     red, green, blue = np.moveaxis(image, 2, 0)
@@ -97,10 +95,8 @@ def _centre(plane):  # of its weight: down and across, 0 … 1
     if not plane.any():
         return 0.5, 0.5
     places = np.ogrid[: plane.shape[0], : plane.shape[1]]
-    return [
-        float(((at + 0.5) / size * plane).sum() / plane.sum())
-        for at, size in zip(places, plane.shape, strict=True)
-    ]
+    sides = zip(places, plane.shape, strict=True)
+    return [float(((at + 0.5) / size * plane).sum() / plane.sum()) for at, size in sides]
 
 
 def _checked(image):
@@ -210,18 +206,12 @@ def _luck(image, level, task, number, seed):
 class Describer:
     "The embedded captioner: no model, no network, the same answer everywhere (our choice)"
 
-    def __init__(
-        self,
-        seed: int = 0,  # of the wording
-    ):
+    def __init__(self, seed: int = 0):  # of the wording
         self.seed = seed
         self.name = "embedded describer 1"  # goes into caption files; the number changes when captions do
         self.name += f", seed {seed}" if seed else ""
 
-    def __call__(
-        self,
-        requests: Iterable[CaptionRequest],  # those of one picture best in a row
-    ) -> Iterator[tuple[CaptionRequest, str | Exception]]:  # in order; an error where a picture failed
+    def __call__(self, requests: Iterable[CaptionRequest]) -> Answers:  # in order; best by picture
         "Describe pictures by their measurements (our choice)"
         path = None
         answer: str | Exception

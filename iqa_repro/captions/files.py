@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -53,9 +53,7 @@ LONGEST_LINE = 2**24  # bytes; our choice: JSON may write a character of the lon
 _KINDS = dict.fromkeys(FIELDS, str) | {"number": range(1000), "level": (str, type(None))}
 
 
-def caption_lines(
-    path: str | Path,  # caption file; may be absent, or torn in its last line
-) -> Iterator[dict]:  # one a complete line, read as asked for
+def caption_lines(path: str | Path) -> Iterator[dict]:  # file, may be absent or torn → one a complete line
     "The captions whose lines end, checked (our choice)"
     if not Path(path).exists():
         return
@@ -85,9 +83,7 @@ def _line_of(line, where):
 LINE_START = f'{{"{FIELDS[0]}": '.encode()  # of every line, as `caption_line` writes it
 
 
-def cut_torn_end(
-    path: str | Path,  # file of lines; may be absent
-) -> int:  # bytes cut off
+def cut_torn_end(path: str | Path) -> int:  # file of lines; may be absent → bytes cut off
     "Take away a last line that does not end (our choice)"
     size = Path(path).stat().st_size if Path(path).exists() else 0
     if not size:  # an empty file cannot be mapped
@@ -103,9 +99,7 @@ def cut_torn_end(
 
 # %% ../../nbs/3_captions/04_files.ipynb #2cad7f51
 @contextmanager
-def only_writer(
-    path: str | Path,  # the file that is to be written; `<path>.lock` is made next to it and stays
-) -> Iterator[None]:
+def only_writer(path: str | Path) -> Iterator[None]:  # to be written; `<path>.lock` next to it stays
     "Hold a file for this process, or say who holds it (flock; our choice)"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(f"{path}.lock", "a+") as lock:
@@ -136,9 +130,7 @@ class CaptionSummary:
     failures: Path | None  # JSON lines with key, image, error and time; None when nothing failed
 
 # %% ../../nbs/3_captions/04_files.ipynb #f6599c81
-def fault_of(
-    answer: Any,  # what a captioner gave for a request
-) -> str | None:  # what is wrong with it, None for a good caption
+def fault_of(answer: Any) -> str | None:  # what a captioner gave → what is wrong; None: a good caption
     "Why an answer is no caption (our choice)"
     if isinstance(answer, Exception):
         return f"{type(answer).__name__}: {answer}"
@@ -187,33 +179,29 @@ def write_captions(
         failures.unlink(missing_ok=True)
         asked, left = len(requests), len(todo)
         unit = {"desc": path.name, "unit": "caption", "mininterval": 1, "disable": not progress}
-        with tqdm(total=asked, initial=asked - left, **unit) as bar, _appending(path) as append:
+        with tqdm(total=asked, initial=asked - left, **unit) as bar, _appending(path) as file:
+            synced = time.monotonic()
             for request, answer in _answers(captioner, todo):
                 if fault := fault_of(answer) or fault_of(request.key):
                     failed += 1
                     bar.set_postfix(failed=failed, refresh=False)
                     _note(failures, request, fault)
                 else:
-                    append(caption_line(request, answer, captioner.name))
+                    file.write(caption_line(request, answer, captioner.name))
+                    file.flush()
+                if time.monotonic() - synced >= SYNC_SECONDS:
+                    os.fsync(file.fileno())
+                    synced = time.monotonic()
                 bar.update()
     seconds = time.monotonic() - started
     return CaptionSummary(asked, asked - left, left - failed, failed, seconds, failures if failed else None)
 
 # %% ../../nbs/3_captions/04_files.ipynb #ed2da5f1
 @contextmanager
-def _appending(path):
+def _appending(path) -> Iterator[IO[bytes]]:  # on the disk at the end, however that comes
     with open(path, "ab") as file:
-        synced = [time.monotonic()]
-
-        def append(line):
-            file.write(line)
-            file.flush()
-            if time.monotonic() - synced[0] >= SYNC_SECONDS:
-                os.fsync(file.fileno())
-                synced[0] = time.monotonic()
-
         try:
-            yield append
+            yield file
         finally:
             os.fsync(file.fileno())
 
@@ -234,10 +222,7 @@ def _note(path, request, fault):
         file.write(json.dumps(facts) + "\n")
 
 # %% ../../nbs/3_captions/04_files.ipynb #b16dd443
-def read_captions(
-    path: str | Path,  # caption file
-    root: str | Path | None = None,  # folder of the images, as given to read_table; None: names as they are
-) -> pd.DataFrame:  # columns image, caption, kind, level (None: unguided), prompt, number, guided, captioner
+def read_captions(path: str | Path) -> pd.DataFrame:  # caption file → a row a caption, columns as below
     "The captions of a file as a caption table, sorted (our choice)"
     table = pd.DataFrame(caption_lines(path), columns=FIELDS)
     if table.empty:
@@ -247,8 +232,6 @@ def read_captions(
         raise ValueError(f"{path} has {what}; delete the lines that you do not want")
     table = table.rename(columns={"task": "kind"}).assign(guided=table["level"].notna())
     table = table.sort_values(["image", "kind", "guided", "number"], ignore_index=True)
-    if root is not None:
-        table["image"] = [str(Path(root, name)) for name in table["image"]]
     return table[["image", "caption", "kind", "level", "prompt", "number", "guided", "captioner"]]
 
 # %% ../../nbs/3_captions/04_files.ipynb #39cfd005

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .instructions import CaptionRequest
+from .instructions import Answers, CaptionRequest
 from ..data.images import read_image
 
 # %% ../../nbs/3_captions/02_interface.ipynb #f96310b3
@@ -38,7 +38,7 @@ def patiently(
     answers: Callable[[Iterator], Iterator[tuple]],  # requests → (request, answer) each
     requests: Iterable[CaptionRequest],  # taken one by one
     patience: int,  # failures of the back end in a row after which it is given up, ≥ 1
-) -> Iterator[tuple[CaptionRequest, str | Exception]]:  # what `answers` yields
+) -> Answers:  # what `answers` yields
     "Pass answers on; take no more requests and raise once the back end is clearly gone (our choice)"
     failures = 0
     ends: list[str] = []
@@ -72,17 +72,13 @@ class Decoding:
 GREEDY = Decoding()  # our choice: the likeliest token each time
 
 # %% ../../nbs/3_captions/02_interface.ipynb #8980b15d
-def rgb_picture(
-    path: str | Path,  # picture file of any kind that PIL opens
-) -> Image.Image:  # 8-bit RGB, upright
+def rgb_picture(path: str | Path) -> Image.Image:  # file of any kind that PIL opens → 8-bit RGB, upright
     "The picture as the rest of the package sees it, rounded to 8 bits (our choice)"
     levels = (read_image(path) * 255).round().byte()
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 # %% ../../nbs/3_captions/02_interface.ipynb #b7ffbd71
-def picture_url(
-    path: str | Path,  # picture file
-) -> str:  # "data:image/…;base64,…"
+def picture_url(path: str | Path) -> str:  # picture file → "data:image/…;base64,…"
     "A picture as a data URL: plain JPEG and PNG as they are, all else as PNG (our choice)"
     if kind := _plain_format(path):
         data = Path(path).read_bytes()

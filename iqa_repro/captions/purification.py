@@ -53,9 +53,7 @@ def _numbers(values, groups):
     return values, codes
 
 # %% ../../nbs/3_captions/05_purification.ipynb #071dee56
-def informativeness(
-    comments: list[str],  # n captions of one picture
-) -> np.ndarray:  # (n,) int, characters
+def informativeness(comments: list[str]) -> np.ndarray:  # n captions of one picture → (n,) int, characters
     "Length of each comment in characters (UniQA Eq. 4)"
     if isinstance(comments, str):
         raise TypeError(f"a list of comments is needed, got one text {comments[:40]!r}")
@@ -186,10 +184,7 @@ class Pictures:
     def __getitem__(self, i: int) -> Tensor:
         return read_image(self.names[i]) if self.images is None else self.images[i]
 
-    def find(
-        self,
-        table: pd.DataFrame,  # caption table of n rows
-    ) -> np.ndarray:  # (n,) int, which picture each caption belongs to
+    def find(self, table: pd.DataFrame) -> np.ndarray:  # n captions → (n,) int, the picture of each
         "Positions of the captions' pictures, all of which must be there (our choice)"
         found = pd.Index(self.names).get_indexer(table["image"])
         if lost := table["image"][found < 0].unique().tolist():

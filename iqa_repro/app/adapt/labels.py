@@ -46,9 +46,8 @@ class AdaptOptions:
 
     def __post_init__(self) -> None:
         if self.folds < 2 or (self.epochs is not None and self.epochs < 1):
-            raise ValueError(
-                f"folds must be at least 2 and epochs at least 1, got {self.folds} and {self.epochs}"
-            )
+            got = f"{self.folds} and {self.epochs}"
+            raise ValueError(f"folds must be at least 2 and epochs at least 1, got {got}")
 
 
 DEFAULTS = AdaptOptions()

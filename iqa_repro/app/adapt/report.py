@@ -87,9 +87,7 @@ def _names(table):  # short ones: without the way to another disk
 def worst_misses(
     table: pd.DataFrame,  # of an AdaptResult
     count: int = MISSES,  # pictures
-) -> list[
-    dict[str, Any]
-]:  # a row of the table each with name, miss and, where it can be read, src, width, height
+) -> list[dict[str, Any]]:  # row, name, miss and thumbnail of each
     "The pictures with the largest errors, the worst first (our choice)"
     shown = table.assign(name=_names(table), miss=(table["predicted_mos"] - table["mos"]).abs())
     rows = shown.sort_values("miss", ascending=False, kind="stable").head(count).to_dict("records")

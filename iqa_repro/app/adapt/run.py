@@ -53,9 +53,8 @@ def check_free(places: Iterable[Path], overwrite: bool) -> None:  # files to be 
     "Refuse to replace a file without being asked to (our choice)"
     for path in places:
         if path.exists() and not overwrite:
-            raise FileExistsError(
-                f"{path} is there already; name another place, or say that it may be replaced (overwrite; --overwrite)"
-            )
+            how = "name another place, or say that it may be replaced (overwrite; --overwrite)"
+            raise FileExistsError(f"{path} is there already; {how}")
 
 
 def _make_room(path):
@@ -95,9 +94,7 @@ def _trained_on(table, learned, held):
     drawn.attrs = whole.attrs = table.attrs
     used = f"{len(drawn)} of {len(table)}, drawn by chance: {len(learned)} were learned from, {len(held)} chose the epoch"
     better = "higher" if facts["higher_is_better"] else "lower"
-    count = (
-        table["reference"].nunique() if "reference" in table else "not named: pictures count as independent"
-    )
+    unnamed = "not named: pictures count as independent"
     return {
         "table": plain_text(facts["name"]),
         "pictures": len(table),
@@ -106,7 +103,7 @@ def _trained_on(table, learned, held):
         "scores_found": f"{mos.min():g} … {mos.max():g}, mean {mos.mean():.4g}",
         "labels_used": used,
         "used_sha256": table_digest(drawn),
-        "references": count,
+        "references": table["reference"].nunique() if "reference" in table else unnamed,
         **table.attrs.get("pictures", {}),
     }
 
@@ -246,12 +243,9 @@ def adapt(
     card = _write_card(learner, judged, folds, measures, drawn, epoch, chosen.seed)
     if path is not None:
         learner.save(model, path, card)
-    named = (
-        marked_name(path) if path is not None else "not written",
-        learner.clip.name,
-        learner.clip.pretrained,
-    )
-    scorer = Scorer(model, learner.method, ", ".join(named), learner.demonstration)
+    file = "not written" if path is None else marked_name(path)
+    source = f"{file}, {learner.clip.name}, {learner.clip.pretrained}"
+    scorer = Scorer(model, learner.method, source, learner.demonstration)
     judged["final"] = scorer(judged["image"].tolist()).numpy()
     tell(chosen.folds + 1, chosen.folds + 1, "the final model")
     return AdaptResult(learner.method, shots, judged, folds, measures, scorer, card, path)

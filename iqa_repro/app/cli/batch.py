@@ -62,9 +62,8 @@ def reproduce_artefacts(
         return _train_share(names, profile, share, smoke)
     others = any(options.values()) or engine_profile or not keep_going
     if (verify or tolerance is not None) and (others or not verify):
-        raise ValueError(
-            "--verify goes with artefacts, --profile, --jobs and --tolerance only, and --tolerance with --verify"
-        )
+        only = "--verify goes with artefacts, --profile, --jobs and --tolerance only"
+        raise ValueError(f"{only}, and --tolerance with --verify")
     if verify:
         from iqa_repro.batch.verify import verify as check
 

@@ -45,13 +45,10 @@ def make_captioner(
         return Describer(decoding.get("seed", 0))
     from iqa_repro.captions.captioners import Decoding, LocalCaptioner, ServerCaptioner
 
-    try:
-        wanted = Decoding(**decoding)
-        if kind == "server":
-            return ServerCaptioner(str(url), str(model), decoding=wanted)
-        return LocalCaptioner(str(model), device=device, decoding=wanted)
-    except ImportError as error:
-        raise ValueError(str(error)) from error
+    wanted = Decoding(**decoding)
+    if kind == "server":
+        return ServerCaptioner(str(url), str(model), decoding=wanted)
+    return LocalCaptioner(str(model), device=device, decoding=wanted)
 
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #4e6b6657
 def _listed(paths, root):
@@ -101,9 +98,8 @@ def _write(requests, writer, output):
         raise typer.Exit(1 if sum(1 for _ in caption_lines(output)) > before else 2) from None
     typer.echo(f"{output}: {done.asked - done.failed} of {done.asked} captions by {writer.name}", err=True)
     if done.failed:
-        typer.echo(
-            f"{done.failed} failed; {done.failures} says why, and the same command retries them", err=True
-        )
+        why = f"{done.failures} says why, and the same command retries them"
+        typer.echo(f"{done.failed} failed; {why}", err=True)
         raise typer.Exit(1)
 
 # %% ../../../nbs/9_app/cli/04_captions.ipynb #48098bba
