@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .model import Backbone, tokenize
-from .partial import finish_text, text_states
+from .partial import finish_text
 
 # %% ../../nbs/2_clip/03_text_prompt.ipynb #d22b311e
 QUALITY_WORDS = ("high quality.", "low quality.")  # released code, with the full stop; index 0 is high
@@ -50,4 +50,4 @@ class TextPrompt(nn.Module):
 
     def forward(self, clip: Backbone) -> Tensor:  # (classes, d) text features of unit length, high first
         "Text features g of the quality sentences (GRMP-IQA Eq. 2)"
-        return finish_text(clip, self.tokens, text_states(clip, self.tokens, self.embeddings()))
+        return finish_text(clip, self.tokens, self.embeddings())

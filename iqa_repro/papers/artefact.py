@@ -60,26 +60,17 @@ class Artefact:
     weights: bool = True  # whether it needs CLIP
     unguided: bool = False  # also captions whose captioner was not told the score
 
-    def datasets(
-        self,
-        settings: Settings,  # of the run
-    ) -> tuple[str, ...]:  # keys of DATASETS
+    def datasets(self, settings: Settings) -> tuple[str, ...]:  # keys of DATASETS
         "Data sets whose images and scores are read, captioned ones included (UniQA §5.1)"
         sets = [name for trial in self.trials(settings) for name in trial_datasets(trial, settings)]
         sets += [getattr(settings.profile.captions, task) for task in self.captions(settings)]
         return tuple(dict.fromkeys(sets))
 
-    def captions(
-        self,
-        settings: Settings,  # of the run
-    ) -> tuple[str, ...]:  # of "quality", "aesthetics", "comments"
+    def captions(self, settings: Settings) -> tuple[str, ...]:  # of "quality", "aesthetics", "comments"
         "Whose texts are read (UniQA §5.1)"
         read = (task for t in self.trials(settings) for task in find_method(t.method).captions(t.options))
         return tuple(dict.fromkeys((*self.texts, *read)))
 
-    def shared(
-        self,
-        settings: Settings,  # of the run
-    ) -> list[Stage]:  # in the order in which they are made
+    def shared(self, settings: Settings) -> list[Stage]:  # in the order in which they are made
         "What is made once and read by several trials or artefacts (our choice)"
         return list(dict.fromkeys((*self.stages(settings), *shared_stages(self.trials(settings), settings))))

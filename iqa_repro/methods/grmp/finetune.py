@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...clip.backbone import Backbone, image_tokens, tokenize
-from ...clip.partial import finish_image, finish_text, text_states
+from ...clip.partial import finish_image, finish_text
 from ...data.labelled import Labelled
 from ...data.world.photographs import SCENES
 from .finetune_crops import JudgedPictures, TrainingCrops, crops_ahead
@@ -46,8 +46,7 @@ def step_gradients(
     model: GRMPIQA,  # model
     features: Tensor,  # (b, d) image features with gradient
     quality: Tensor,  # (b,) labels
-    semantic: tuple[Tensor, Tensor]
-    | None,  # scene token ids, teacher's logits (b, 9); None: no QGR, no angle
+    semantic: tuple[Tensor, Tensor] | None,  # scene token ids, teacher's logits (b, 9); None: no QGR
     strength: float,  # λ of Eq. 8; 0 leaves the quality gradient as it is
 ) -> StepResult:
     "Both gradients and their combination for the trained parameters (GRMP-IQA Eqs. 3, 7, 8)"
@@ -60,7 +59,7 @@ def step_gradients(
     if semantic is None:
         return StepResult(g_quality, loss.item(), None)
     with tuning_precision(model):
-        scenes = finish_text(model.clip, semantic[0], text_states(model.clip, semantic[0]))
+        scenes = finish_text(model.clip, semantic[0])
     student = scale * features @ scenes.float().T
     g_semantic = torch.autograd.grad(semantic_loss(student, semantic[1]), parameters, allow_unused=True)
     gradients = regularize_gradients(g_quality, g_semantic, strength, model.recipe.per)
@@ -78,7 +77,7 @@ class SceneTeacher:
         self.model, self.clip = model, with_pixels(clip, model.recipe)
         self.tokens = tokenize(self.clip, scene_prompts(model.recipe))  # (9, t)
         with torch.no_grad(), tuning_precision(model):
-            self.features = finish_text(self.clip, self.tokens, text_states(self.clip, self.tokens)).float()
+            self.features = finish_text(self.clip, self.tokens).float()
 
     @torch.no_grad()
     def logits(self, crops: Tensor) -> Tensor:  # (b, 9)
@@ -160,8 +159,7 @@ def _look(run):
         features, text = upper_features(model, tokens, run.settings.blocks), model.text(model.clip)
         loss = quality_loss(model.clip.temperature * features @ text.T, crops.quality[rows]).item()
         if not np.isfinite(loss):
-            before = "in the last step before a look: the loss on the training pictures became"
-            raise FloatingPointError(f"{before} {loss}")
+            raise FloatingPointError(f"before a look: the loss on the training pictures became {loss}")
         seen = run.watch(model) if run.watch else None
         if run.judged is not None:
             held = quality_loss(run.judged.logits(), run.validation.quality.to(crops.device)).item()
@@ -206,15 +204,14 @@ def _value(select, row):
     "What is lowest at the chosen epoch"
     value = {"validation": row["validation"], "last": -row["epoch"], "test": -(row["watch"] or 0)}[select]
     if not np.isfinite(value):
-        raise FloatingPointError(
-            f"after {row['epoch']} epochs: what chooses the epoch (select={select!r}) is {value}"
-        )
+        where = f"after {row['epoch']} epochs"
+        raise FloatingPointError(f"{where}: what chooses the epoch (select={select!r}) is {value}")
     return value
 
 # %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #676b4221
 def _check_finetune(model, validation, settings, teacher, watch):
     if settings.strength > 0 and teacher is None:
-        against = "regularizes against the original CLIP; pass it as teacher, or strength=0"
+        against = "needs the original CLIP; pass it as teacher, or strength=0"
         raise ValueError(f"strength={settings.strength} {against}")
     if model.recipe.select == "validation" and validation is None:
         missing = "recipe selects the epoch on validation pictures, got none"

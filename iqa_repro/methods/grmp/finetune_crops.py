@@ -92,10 +92,8 @@ def _alike(images):
     images = list(images)
     if len(shapes := {tuple(image.shape[1:]) for image in images}) > 1:
         sizes = f"they have {len(shapes)} sizes, such as {sorted(shapes)[:2]}"
-        use = "use tune_resize='square' with it, or crop_offset='each'"
-        raise ValueError(
-            f"crop_offset='batch' takes one offset for all pictures of a step, but {sizes}; {use}"
-        )
+        use = f"{sizes}; use tune_resize='square' with it, or crop_offset='each'"
+        raise ValueError(f"crop_offset='batch' takes one offset for all pictures of a step, but {use}")
     return torch.stack(images)
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #b13e1369

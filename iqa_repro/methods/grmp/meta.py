@@ -134,8 +134,8 @@ def _look(run, state, watch):
     if run.model.recipe.meta_select != "test":
         return
     if seen != seen:
-        after = f"gave nan after epoch {state.epoch - 1}; give a number"
-        raise ValueError(f"watch chooses the prompts (meta_select='test') and {after}")
+        after = f"gave nan after epoch {state.epoch - 1}"
+        raise ValueError(f"watch chooses the prompts (meta_select='test') and {after}; give a number")
     if state.best is None or seen > state.best[0]:
         state.best = (seen, state.theta)
 
@@ -148,11 +148,9 @@ def _sound_epoch(run, state, keep):
     except FloatingPointError as error:
         install_values(run.parameters.values(), good)
         run.model.eval()
-        where = (
-            f"meta-training diverged in epoch {state.epoch}: {error}, with inner_lr={run.settings.inner_lr}"
-        )
+        where = f"in epoch {state.epoch}: {error}, with inner_lr={run.settings.inner_lr}"
         held = f"θ of the end of epoch {state.epoch - 1}{f', as does {keep}' if keep else ''}"
-        raise ValueError(f"{where}; lower the rate. The model holds {held}") from error
+        raise ValueError(f"meta-training diverged {where}; lower the rate. The model holds {held}") from error
 
 # %% ../../../nbs/4_methods/grmp/05_meta.ipynb #2aa445a2
 def meta_pretrain(

@@ -55,9 +55,7 @@ def half_steps(
     settings: MetaSettings,  # sizes
     recipe: Recipe,  # whose `task_split` and `meta_labels` are followed
     generator: torch.Generator,  # of the draw
-) -> list[
-    tuple[Tensor | PictureFiles, Tensor]
-]:  # (images, labels) of each half-step; support and query in turn
+) -> list[tuple[Tensor | PictureFiles, Tensor]]:  # images, labels of each half-step; support, query in turn
     "The batches of one visit to a task (GRMP-IQA §3.3; DIFFERENCES.md B6, B7)"
     _check_size(task, settings, recipe)
     order = torch.randperm(len(task.images), generator=generator)
@@ -88,8 +86,7 @@ def check_tasks(
     "Refuse too few tasks, too small ones, and labels outside of [0, 1] (our choice)"
     if len(tasks) < 2:
         found = f"got {len(tasks)}: {[task.name for task in tasks]}; for one type use finetune"
-        common = "meta-training shares what distortion types have in common and needs at least two tasks"
-        raise ValueError(f"{common}, {found}")
+        raise ValueError(f"meta-training learns what tasks share and needs at least two tasks, {found}")
     for task in tasks:
         _check_size(task, settings, recipe)
         if not bool(((task.quality >= 0) & (task.quality <= 1)).all()):  # also false for NaN
@@ -119,15 +116,12 @@ def prepare_visits(
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:  # a visit: crops (b, 3, s, s) and labels (b,) of each half-step
     "Crops and labels of visit after visit, files read ahead (our choice)"
     size, device, recipe = model.clip.image_size, model.text.context.device, model.recipe
-
-    def crop(images):
-        return train_crops(squeeze_pictures(images, size, recipe, "meta"), size, 1, generator)[:, 0].to(
-            device
-        )
+    squeeze = lambda images: squeeze_pictures(images, size, recipe, "meta")
+    crop = lambda images: train_crops(squeeze(images), size, 1, generator)[:, 0]
 
     def prepare(task):
         turns = half_steps(task, settings, recipe, generator)
-        return [(crop(images), labels.to(device)) for images, labels in turns]
+        return [(crop(images).to(device), labels.to(device)) for images, labels in turns]
 
     order = list(tasks)
     if not any(isinstance(task.images, PictureFiles) for task in order):

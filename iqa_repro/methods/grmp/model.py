@@ -75,10 +75,8 @@ def load_model(
     "Rebuild a saved model, or say what does not fit (our choice)"
     tensors, facts = load_checkpoint(path)
     if (made := (facts.get("method"), facts.get("clip"))) != ("GRMP-IQA", clip.name):
-        raise ValueError(
-            f"{path} holds {made[0]!r} for backbone {made[1]!r}, but a GRMP-IQA model for {clip.name!r} is wanted; "
-            "load the backbone that the file names"
-        )
+        wanted = f"a GRMP-IQA model for {clip.name!r} is wanted; load the backbone that the file names"
+        raise ValueError(f"{path} holds {made[0]!r} for backbone {made[1]!r}, but {wanted}")
     clip = named_backbone(facts, clip, path)
     if facts["backbone"]:
         own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}

@@ -19,17 +19,11 @@ from ...core.memo import Entry, versions
 from ...core.profiles import Profile
 from ...core.seeds import torch_generator
 from ...data.tables import quality_of
-from iqa_repro.methods.grmp.meta import (
-    MetaSettings,
-    Task,
-    distortion_tasks,
-    encoder_parameters,
-    meta_pretrain,
-    plain_pretrain,
-    prompt_parameters,
-)
+from .meta import encoder_parameters, meta_pretrain
+from .meta import plain_pretrain, prompt_parameters
+from .meta_tasks import Task, distortion_tasks
 from .model import GRMPIQA, build_model, load_model, save_model
-from .recipes import Recipe, get_recipe
+from .recipes import MetaSettings, Recipe, get_recipe
 from ..registry import Stage, score_images
 
 # %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #a460eac9
@@ -54,12 +48,8 @@ def recipe_of(
     if not recipe.startswith("released"):
         return given
     scaled = {"visual_tokens": profile.released.visual_tokens, "length": profile.released.length}
-    free = {
-        key: value
-        for key, value in scaled.items()
-        if f"+{key}=" not in recipe and getattr(given, key) != value
-    }
-    return get_recipe(recipe, **free)
+    free = [key for key in scaled if f"+{key}=" not in recipe and getattr(given, key) != scaled[key]]
+    return get_recipe(recipe, **{key: scaled[key] for key in free})
 
 # %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #3b92ca98
 def build_variant(
@@ -98,12 +88,9 @@ def meta_settings(
 ) -> MetaSettings:
     "Rates and sizes of meta-training for a variant (a profile's [meta] section)"
     meta, whole, recipe = settings.profile.meta, settings.profile.released, recipe or get_recipe("paper")
-    rates = {
-        "meta, no prompt": meta.encoder_lr,
-        "visual, no meta": meta.plain_lr,
-        "plain pre-training": meta.plain_lr,
-    }
-    rate = meta.adam_lr if recipe.inner_optimizer == "adam" else rates.get(variant, meta.inner_lr)
+    rate = meta.encoder_lr if variant == "meta, no prompt" else meta.inner_lr
+    rate = meta.plain_lr if VARIANTS[variant][0] == "plain" else rate
+    rate = meta.adam_lr if recipe.inner_optimizer == "adam" else rate
     sizes = (meta.epochs, meta.tasks_per_step, meta.support, meta.query)
     if recipe.task_split == "80/20":  # an epoch sees whole tasks, in batches
         sizes = (whole.meta_epochs, meta.tasks_per_step, whole.support, whole.query)
@@ -135,11 +122,9 @@ def prompts_stage(
         "code": code_digest("iqa_repro.methods.grmp.pretraining"),
         "versions": versions(),
     }
-    entry = Entry("prompts", parts)
+    entry, title = Entry("prompts", parts), f"prompts: {variant}, recipe {recipe}, seed {seed}"
     train = lambda folder: _train(folder, variant, settings, seed, recipe, clip)
-    return Stage(
-        f"prompts: {variant}, recipe {recipe}, seed {seed}", entry, lambda: entry.make(train), before
-    )
+    return Stage(title, entry, lambda: entry.make(train), before)
 
 # %% ../../../nbs/4_methods/grmp/11_pretraining.ipynb #6bc45a7a
 def _train(folder, variant, settings, seed, recipe, clip):
@@ -149,20 +134,16 @@ def _train(folder, variant, settings, seed, recipe, clip):
     train = encoder_parameters if variant == "meta, no prompt" else prompt_parameters
     draw, state = torch_generator(seed, "meta", variant), Path(folder, "unfinished.safetensors")
     if VARIANTS[variant][0] == "meta":
-        some, watch = (
-            tasks[:: len(tasks) // 4] if settings.smoke else tasks,
-            _watch(model.recipe, settings.profile),
-        )
+        some = tasks[:: len(tasks) // 4] if settings.smoke else tasks
+        watch = _watch(model.recipe, settings.profile)
         curve = meta_pretrain(model, some, sizes, draw, train, watch, state)
         state.unlink(missing_ok=True)
     else:
         curve = plain_pretrain(model, tasks[:4] if settings.smoke else tasks, sizes, draw, train)
     model.eval().requires_grad_(False)
     curve.to_csv(Path(folder, "curve.csv"), index=False)
-    whole = variant == "meta, no prompt"
-    save_model(
-        model, Path(folder, "model.safetensors"), backbone=whole, variant=variant, seed=seed, tasks=len(tasks)
-    )
+    facts = {"variant": variant, "seed": seed, "tasks": len(tasks)}
+    save_model(model, Path(folder, "model.safetensors"), variant == "meta, no prompt", **facts)
 
 
 def _watch(recipe, profile):  # leaky: labels of a judging set choose the prompts (DIFFERENCES.md B11)

@@ -20,9 +20,8 @@ def quality_loss(
 ) -> Tensor:  # 0-d, mean over the batch
     "Binary cross-entropy between p(high quality) and the label (GRMP-IQA Eqs. 2, 3)"
     if quality.shape != logits.shape[:1] or logits.shape[1:] != (2,):
-        raise ValueError(
-            f"expected logits (b, 2) and quality (b,), got {tuple(logits.shape)} and {tuple(quality.shape)}"
-        )
+        got = f"{tuple(logits.shape)} and {tuple(quality.shape)}"
+        raise ValueError(f"expected logits (b, 2) and quality (b,), got {got}")
     return F.binary_cross_entropy_with_logits(logits[:, 0] - logits[:, 1], quality)
 
 # %% ../../../nbs/4_methods/grmp/01_qgr.ipynb #6853288b
@@ -32,21 +31,19 @@ def semantic_loss(
 ) -> Tensor:  # 0-d, mean over the batch, 0 when both agree
     "Kullback–Leibler divergence of the student's scene probabilities from the teacher's (GRMP-IQA Eq. 7)"
     if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)} logits differ in shape"
-        )
+        got = f"student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)}"
+        raise ValueError(f"logits differ in shape: {got}")
     teacher = teacher_logits.detach().log_softmax(-1)
     return F.kl_div(student_logits.log_softmax(-1), teacher, reduction="batchmean", log_target=True)
 
 # %% ../../../nbs/4_methods/grmp/01_qgr.ipynb #ebb08ec9
 def _check_pairs(pairs, strength):
     if not 0 <= strength < math.inf:  # also for NaN
-        wanted = "strength (λ of Eq. 8) must be a number of at least 0"
-        raise ValueError(f"{wanted}, got {strength}; 0 switches QGR off")
+        raise ValueError(f"strength (λ of Eq. 8) must be at least 0, got {strength}; 0 switches QGR off")
     for q, s in pairs:
         if q.shape != s.shape:
-            found = f"got g_quality {tuple(q.shape)} and g_semantic {tuple(s.shape)}"
-            raise ValueError(f"gradients must have one shape, {found}")
+            got = f"g_quality {tuple(q.shape)} and g_semantic {tuple(s.shape)}"
+            raise ValueError(f"gradients must have one shape, got {got}")
 
 
 def _dot(a, b):  # without a tensor of the products
@@ -78,9 +75,8 @@ def regularize_gradients(
 ) -> list[Tensor]:  # regularized gradients in the same order
     "Eq. 8 over many parameters, as one vector or tensor by tensor (GRMP-IQA Eq. 8)"
     if len(quality) != len(semantic):
-        raise ValueError(
-            f"got {len(quality)} quality and {len(semantic)} semantic gradients; give None for none"
-        )
+        counts = f"{len(quality)} quality and {len(semantic)} semantic gradients"
+        raise ValueError(f"got {counts}; give None for none")
     if per not in ("model", "tensor"):
         raise ValueError(f"per must be 'model' (Eq. 8) or 'tensor' (released code), got {per!r}")
     pairs = [(q, s) for q, s in zip(quality, semantic, strict=True) if s is not None]
@@ -100,8 +96,7 @@ def gradient_angle(
     "Angle between the two gradients over the tensors that both reach (GRMP-IQA Fig. 4b)"
     pairs = [(q, s) for q, s in zip(quality, semantic, strict=True) if s is not None]
     if not pairs:
-        why = "so there is no angle; are all semantic gradients None?"
-        raise ValueError(f"no tensor is reached by both losses, {why}")
+        raise ValueError("no tensor is reached by both losses; are all semantic gradients None?")
     products = [(_dot(q, s), _dot(q, q), _dot(s, s)) for q, s in pairs]
     dot, q2, s2 = (sum(values) for values in zip(*products, strict=True))
     if q2 == 0 or s2 == 0:

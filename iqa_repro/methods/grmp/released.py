@@ -6,14 +6,14 @@
 __all__ = ['VIT_B16', 'DEEPEST_TOWER', 'to_released', 'read_released', 'load_released']
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #783c9f8b
-import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...clip.backbone import OPENAI_MEAN, OPENAI_STD, Backbone, load_clip, require_quickgelu
-from ...core.checkpoints import load_into, read_foreign
+from ...clip.loading import clip_sizes, read_weights, size_differences
+from ...core.checkpoints import load_into
 from .network import GRMPIQA, build_model
 from .prompts import TextPrompt, quality_words
 from .recipes import RECIPES, get_recipe
@@ -82,58 +82,33 @@ _OTHERS = {  # tensor → whose file it is (DIFFERENCES.md G)
 def _refuse(path, found, expected):
     "Name all that does not fit; what is compared are shapes, or words"
     names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-    is_ = lambda name: (
-        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
-    )
-    if names:
-        wrong = f"does not have the released layout: {'; '.join(map(is_, names))}"
-        raise ValueError(f"{path} {wrong}. Is it whole, and written by the authors' code?")
+    of = lambda shapes, name, none: f"{shapes.get(name, none)}"
+    wrong = [f"{n} is {of(found, n, 'missing')}, expected {of(expected, n, 'no such tensor')}" for n in names]
+    if wrong:
+        layout = f"does not have the released layout: {'; '.join(wrong)}"
+        raise ValueError(f"{path} {layout}. Is it whole, and written by the authors' code?")
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #ae12beba
 def read_released(
     path: str | Path,  # meta-prompt or fine-tuned file of the released code
 ) -> dict[str, Tensor]:  # the authors' names, without "module."; on the CPU
     "The tensors of a released checkpoint, or what the file is instead (DIFFERENCES.md G)"
-    tensors = read_foreign(path)
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    tensors = read_weights(path)
     if not any(name.startswith(("image_encoder.", "prompt_learner2.")) for name in tensors):
         kind = next((kind for mark, kind in _OTHERS.items() if mark in tensors), "something else")
-        raise ValueError(
-            f"{path} is no GRMP-IQA checkpoint but {kind}: none of its {len(tensors)} tensors is called prompt_learner2.… or "
-            f"image_encoder.…, the first is {next(iter(tensors))!r}; give the authors' meta-prompt or fine-tuned file"
-        )
+        names = f"none of its {len(tensors)} tensors is called prompt_learner2.… or image_encoder.…"
+        give = f"the first is {next(iter(tensors))!r}; give the authors' meta-prompt or fine-tuned file"
+        raise ValueError(f"{path} is no GRMP-IQA checkpoint but {kind}: {names}, {give}")
     sized = {name: dims for dims, names in _SIZED.items() for name in names}
     sized |= {_TOKENS: "2-dimensional"} if _TOKENS in tensors else {}
     _refuse(path, {name: f"{tensors[name].dim()}-dimensional" for name in sized if name in tensors}, sized)
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
-        raise ValueError(
-            f"{path} holds tensors without a number, {empty[:5]}; was it written by the authors' code?"
-        )
-    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-        why = "every score would be NaN. Download it again."
-        raise ValueError(f"{path} holds NaN or infinite numbers in {broken}; {why}")
+        raise ValueError(f"{path} holds empty tensors, {empty[:5]}; was it written by the authors' code?")
     return tensors
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #e05cbe74
-def _sizes(tensors):
-    shape = {name: tensor.shape for name, tensor in tensors.items()}
-    positions, patch = shape["image_encoder.positional_embedding"][0], shape["image_encoder.conv1.weight"][-1]
-    sizes = {"embed_dim": shape["image_encoder.proj"][1], "patch_size": patch}
-    sizes["image_size"] = math.isqrt(max(positions - 1, 0)) * patch
-    sizes["context_length"] = shape["text_encoder.positional_embedding"][0]
-    for tower in ("image", "text"):
-        blocks = f"{tower}_encoder.transformer.resblocks."
-        sizes[f"{tower}_width"] = shape[f"{tower}_encoder.positional_embedding"][1]
-        sizes[f"{tower}_mlp"] = shape[_TOWER.format(tower)][0]
-        numbers = {name.removeprefix(blocks).split(".")[0] for name in shape if name.startswith(blocks)}
-        sizes[f"{tower}_layers"] = len(numbers)
-    return sizes | ({"vocab_size": shape[_TOKENS][0]} if _TOKENS in shape else {})
-
-
-def _differences(sizes, others):
-    both = [key for key in sizes if key in others and sizes[key] != others[key]]
-    return ", ".join(f"{key} {sizes[key]} for {others[key]}" for key in both)
+def _sizes(tensors):  # by the authors' names
+    return clip_sizes({_rename(name, back=True).removeprefix("model."): t for name, t in tensors.items()})
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #c43d885d
 DEEPEST_TOWER = 100  # blocks; our choice: CLIP's largest have 48
@@ -148,17 +123,13 @@ def _configurations(path, sizes, head_width):
     if head_width < 1 or any(width % head_width for width in widths.values()):
         needed = f"no multiples of head_width={head_width}; give that of its heads, or its CLIP"
         raise ValueError(f"the widths {widths} of {path} are {needed}")
-    of = lambda tower: {
-        "layers": sizes[f"{tower}_layers"],
-        "mlp_ratio": sizes[f"{tower}_mlp"] / widths[tower],
-    }
-    vision, text = ({"width": width} | of(tower) for tower, width in widths.items())
-    vision |= {"head_width": head_width} | {key: sizes[key] for key in ("image_size", "patch_size")}
-    text |= {"heads": text["width"] // head_width} | {
-        key: sizes[key] for key in ("context_length", "vocab_size")
-    }
-    if sizes["image_size"] < 1 or max(vision["layers"], text["layers"]) > DEEPEST_TOWER:
+    if sizes["image_size"] < 1 or max(sizes["image_layers"], sizes["text_layers"]) > DEEPEST_TOWER:
         raise ValueError(f"{path} has impossible sizes {sizes}; was it written by the authors' code?")
+    vision, text = ({"width": width, "layers": sizes[f"{tower}_layers"]} for tower, width in widths.items())
+    vision |= {"mlp_ratio": sizes["image_mlp"] / widths["image"], "head_width": head_width}
+    text |= {"mlp_ratio": sizes["text_mlp"] / widths["text"], "heads": widths["text"] // head_width}
+    vision |= {key: sizes[key] for key in ("image_size", "patch_size")}
+    text |= {key: sizes[key] for key in ("context_length", "vocab_size")}
     return sizes["embed_dim"], vision, text
 
 # %% ../../../nbs/4_methods/grmp/09_released.ipynb #0e34c917
@@ -167,7 +138,7 @@ def _build(path, tensors, head_width):
     towers = {key: value for key, value in sizes.items() if key != "vocab_size"}
     if towers == sizes:
         if towers != VIT_B16:
-            wrong = f"its sizes {_differences(towers, VIT_B16)} (ViT-B/16); pass its CLIP as clip"
+            wrong = f"its sizes {size_differences(towers, VIT_B16)} (ViT-B/16); pass its CLIP as clip"
             raise ValueError(f"{path} has no token embedding, and {wrong}")
         return load_clip("ViT-B-16-quickgelu", "openai")
     configurations = _configurations(path, sizes, head_width)
@@ -188,8 +159,8 @@ def _build(path, tensors, head_width):
 def _check(path, tensors, clip):
     "The recipe, if the file fits the backbone"
     require_quickgelu(clip.model, clip.name)
-    sizes = _sizes({_rename(f"model.{name}"): tensor for name, tensor in clip.model.state_dict().items()})
-    if wrong := _differences(_sizes(tensors), sizes):
+    sizes = clip_sizes(clip.model.state_dict())
+    if wrong := size_differences(_sizes(tensors), sizes):
         given = f"another backbone than {clip.name!r}: {wrong}; pass the CLIP of the file's sizes"
         raise ValueError(f"{path} was made with {given}")
     layers, tokens = 1 + len(tensors[_DEEP]), tensors[_SHALLOW].shape[1]

@@ -35,28 +35,21 @@ class AdapterRecipe:
         return f"{self.name} (leaky)" if self.select == "test" else self.name
 
 # %% ../../../nbs/4_methods/uniqa/05_adapter_recipes.ipynb #22ffe247
-_WORDS = {
-    "start": ("zero", "random"),
-    "positions": ("always", "single"),
-    "select": ("validation", "last", "test"),
-}
+_WORDS = {"start": ("zero", "random"), "positions": ("always", "single")}
+_WORDS |= {"select": ("validation", "last", "test")}
 
 
 def _check_recipe(recipe):
     for field in fields(recipe)[1:]:
         value, values = getattr(recipe, field.name), _WORDS.get(field.name, (True, False))
-        if not any(value is v or (isinstance(v, str) and value == v) for v in values):
+        if value not in values or type(value) is not type(values[0]):
             raise ValueError(f"{field.name} must be one of {values}, got {value!r}")
     if recipe.last_relu and recipe.start == "zero":
         raise ValueError("last_relu=True needs start='random', got 'zero': a ReLU over zeros has no gradient")
 
 # %% ../../../nbs/4_methods/uniqa/05_adapter_recipes.ipynb #6a0d3806
-ADAPTER_RECIPES = {
-    "paper": AdapterRecipe("paper"),
-    "released": AdapterRecipe(
-        "released", False, True, True, "random", "single", "test"
-    ),  # Q1, Q2, Q4, Q5, Q12
-}
+_RELEASED = AdapterRecipe("released", False, True, True, "random", "single", "test")  # Q1, Q2, Q4, Q5, Q12
+ADAPTER_RECIPES = {"paper": AdapterRecipe("paper"), "released": _RELEASED}
 
 
 def adapter_recipe(
@@ -68,7 +61,7 @@ def adapter_recipe(
     if base not in ADAPTER_RECIPES:
         near = did_you_mean(base, ADAPTER_RECIPES)
         raise ValueError(f"unknown recipe {name!r}{near} There are {sorted(ADAPTER_RECIPES)}.")
-    named = {key: text for key, _, text in (part.partition("=") for part in spelled)}
+    named = dict(part.partition("=")[::2] for part in spelled)
     changes = {key: {"True": True, "False": False}.get(text, text) for key, text in named.items()} | changes
     known = [field.name for field in fields(AdapterRecipe)[1:]]
     if unknown := sorted(set(changes) - set(known)):
@@ -77,7 +70,7 @@ def adapter_recipe(
     return replace(ADAPTER_RECIPES[base], name=label, **changes)
 
 # %% ../../../nbs/4_methods/uniqa/05_adapter_recipes.ipynb #4c0d3950
-_RELEASED = {"adapter.fc.0.weight": 2, "adapter.fc.2.weight": 2, "score_level": 1}  # and number of dimensions
+_LAYOUT = {"adapter.fc.0.weight": 2, "adapter.fc.2.weight": 2, "score_level": 1}  # and number of dimensions
 
 
 def released_tensors(
@@ -85,13 +78,12 @@ def released_tensors(
 ) -> dict[str, Tensor]:  # fc.0.weight (h, d), fc.2.weight (d, h), score_level; float32
     "An adapter of the authors by our names, or an error (released code, §5)"
     state = state_dict["params"] if isinstance(state_dict.get("params"), dict) else state_dict
-    if state.keys() != _RELEASED.keys():
-        missing, surplus = sorted(_RELEASED.keys() - state.keys()), sorted(state.keys() - _RELEASED.keys())
-        raise ValueError(
-            f"this is no adapter of UniQA: missing {missing}, surplus {surplus[:5]}; give the authors' adapter file"
-        )
+    if state.keys() != _LAYOUT.keys():
+        missing, surplus = sorted(_LAYOUT.keys() - state.keys()), sorted(state.keys() - _LAYOUT.keys())
+        found = f"missing {missing}, surplus {surplus[:5]}"
+        raise ValueError(f"this is no adapter of UniQA: {found}; give the authors' adapter file")
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    wrong = any(len(shapes[name]) != n for name, n in _RELEASED.items())
+    wrong = any(len(shapes[name]) != n for name, n in _LAYOUT.items())
     if wrong or shapes["adapter.fc.2.weight"] != shapes["adapter.fc.0.weight"][::-1]:
         raise ValueError(f"an adapter has matrices (h, d) and (d, h) and five scores, got {shapes}")
     return {name.removeprefix("adapter."): tensor.float() for name, tensor in state.items()}

@@ -53,15 +53,13 @@ def encode_pairs(
 # %% ../../../nbs/4_methods/uniqa/00_contrastive.ipynb #bdf82cf8
 def _run_tower(transformer, x, end=None):
     "(b, t, d) -> (b, d): the class token, or under the causal mask the end token"
-    run = partial(checkpoint, use_reentrant=False) if transformer.grad_checkpointing else _call
+    again = (
+        partial(partial, checkpoint, use_reentrant=False) if transformer.grad_checkpointing else lambda f: f
+    )
     *blocks, last = transformer.resblocks
     for block in blocks:
-        x = run(run_block, block, x, None, end is not None)
-    return run(run_block_at, last, x, end)
-
-
-def _call(function, *arguments):
-    return function(*arguments)
+        x = again(run_block)(block, x, None, end is not None)
+    return again(run_block_at)(last, x, end)
 
 # %% ../../../nbs/4_methods/uniqa/00_contrastive.ipynb #39e74dc1
 def pair_loss(
@@ -120,10 +118,9 @@ def pretrain(
     try:
         _train(run, keep)
     except FloatingPointError as error:
-        held = f"The model holds the last weights with a finite loss{f', {keep} the last saved state' if keep else ''}"
-        raise ValueError(
-            f"pre-training diverged: {error} with lr={settings.lr}; lower the rate. {held}"
-        ) from error
+        held = f"the last weights with a finite loss{f', {keep} the last saved state' if keep else ''}"
+        hint = f"lower the rate. The model holds {held}"
+        raise ValueError(f"pre-training diverged: {error} with lr={settings.lr}; {hint}") from error
     finally:
         run.optimizer.zero_grad()
         model.requires_grad_(False)

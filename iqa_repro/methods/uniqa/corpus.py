@@ -70,9 +70,8 @@ def captions_stage(
     entry, choice = Entry("captions", parts), profile.captions
 
     def write(folder):
-        requests = caption_requests(
-            captioned_pictures(task, profile), task, guided, choice.order, choice.wording
-        )
+        pictures = captioned_pictures(task, profile)
+        requests = caption_requests(pictures, task, guided, choice.order, choice.wording)
         write_captions(requests, describer, Path(folder, "captions.jsonl"), progress=False)
 
     return Stage(f"captions: {task}, captioner {seed}", entry, lambda: entry.make(write))
@@ -85,23 +84,25 @@ def generated_captions(
     seed: int = 0,  # another number is another captioner: a wording, or the file quality-1.jsonl next to quality.jsonl
 ) -> pd.DataFrame:  # caption table
     "Captions of the profile's images for a task, made on first use (UniQA §3.2)"
-    choice = settings.profile.captions
-    if choice.captioner != "embedded":
-        return _written_captions(Path(choice.captioner.format(task=task)), task, guided, seed)
+    if settings.profile.captions.captioner != "embedded":
+        return _written_captions(_caption_file(settings.profile, task, seed), task, guided)
     stage = captions_stage(task, settings, seed, guided)
     stage.make()
     return read_captions(stage.entry.folder / "captions.jsonl")
 
 
-def _written_captions(path, task, guided, number):
+def _caption_file(profile, task, number):
+    path = Path(profile.captions.captioner.format(task=task))
+    return path.with_stem(f"{path.stem}-{number}") if number else path
+
+
+def _written_captions(path, task, guided):
     "Of a captioner's file, which may hold several kinds, those that are asked for"
-    path = path.with_stem(f"{path.stem}-{number}") if number else path
     captions = read_captions(path)
     captions = captions[(captions["kind"] == task) & (captions["guided"] == guided)].reset_index(drop=True)
     if captions.empty:
-        raise ValueError(
-            f"{path} has no captions for {task} with guided={guided}; add them with write_captions and caption_requests(…, guided={guided})"
-        )
+        add = f"add them with write_captions and caption_requests(…, guided={guided})"
+        raise ValueError(f"{path} has no captions for {task} with guided={guided}; {add}")
     return captions
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #02340da3
@@ -141,32 +142,24 @@ def corpus_stage(
         "code": code_digest("iqa_repro.methods.uniqa.corpus"),
         "versions": versions(),
     }
-    entry = Entry("pretraining", parts)
-    train = lambda folder: _train(folder, corpus, settings)
-    return Stage(
-        f"pretraining: on {corpus.name}, {corpus.strategy}, seed {corpus.seed}",
-        entry,
-        lambda: entry.make(train),
-        _before(corpus, settings),
-    )
+    entry, train = Entry("pretraining", parts), lambda folder: _train(folder, corpus, settings)
+    title = f"pretraining: on {corpus.name}, {corpus.strategy}, seed {corpus.seed}"
+    return Stage(title, entry, lambda: entry.make(train), _before(corpus, settings))
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #e2aa9958
 def _before(corpus, settings):  # captions and scored comments
     own = settings.profile.captions.captioner == "embedded"
     tasks = [task for task in corpus.parts if task != "comments" and own]
     comments = [comments_stage(corpus.seed, settings)] if "comments" in corpus.parts else []
-    return (
-        *(captions_stage(task, settings, number) for task in tasks for number in corpus.captioners),
-        *comments,
-    )
+    captions = [captions_stage(task, settings, number) for task in tasks for number in corpus.captioners]
+    return (*captions, *comments)
 
 
 def _caption_files(corpus, profile):
-    named, tasks = profile.captions.captioner, [part for part in corpus.parts if part != "comments"]
-    if named == "embedded":
+    if profile.captions.captioner == "embedded":
         return []
-    paths = [Path(named.format(task=task)) for task in tasks]
-    paths = [path.with_stem(f"{path.stem}-{n}") if n else path for path in paths for n in corpus.captioners]
+    tasks = [part for part in corpus.parts if part != "comments"]
+    paths = [_caption_file(profile, task, number) for task in tasks for number in corpus.captioners]
     return file_digests([path for path in paths if path.exists()])
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #09d24be7
@@ -198,11 +191,9 @@ def comments_stage(
     entry = Entry("comments", parts | {"code": code_digest("iqa_repro.methods.uniqa.corpus")})
 
     def score(folder):
-        pictures = _pixels(table)
-        clip = unified_backbone(aesthetic_corpus(seed), settings)
-        np.save(
-            Path(folder, "relevance.npy"), relevance(clip, pictures, comments, workers=_readers(pictures))
-        )
+        pictures, clip = _pixels(table), unified_backbone(aesthetic_corpus(seed), settings)
+        scores = relevance(clip, pictures, comments, workers=_readers(pictures))
+        np.save(Path(folder, "relevance.npy"), scores)
 
     return Stage(f"comments: with relevance, seed {seed}", entry, lambda: entry.make(score), (judge,))
 
@@ -244,10 +235,9 @@ def corpus_captions(
             parts.append(keep_captions(comments, corpus.strategy, profile.captions.keep, draw))
         else:
             root = captioned_pictures(task, profile).attrs["facts"]["root"]
-            made = (generated_captions(task, settings, seed=number) for number in corpus.captioners)
-            parts += [
-                table.assign(image=[os.path.join(root, name) for name in table["image"]]) for table in made
-            ]
+            made = [generated_captions(task, settings, seed=number) for number in corpus.captioners]
+            paths = lambda table, root=root: [os.path.join(root, name) for name in table["image"]]
+            parts += [table.assign(image=paths) for table in made]
     if not parts:
         raise ValueError("the empty corpus has no captions; its CLIP is the profile's own")
     return pd.concat([table[["image", "caption", "kind"]] for table in parts], ignore_index=True)

@@ -51,15 +51,11 @@ def _check_settings(settings):
     counts = {name: getattr(settings, name) for name in ("epochs", "batch", "views", "check")}
     small, rates = {name: n for name, n in counts.items() if n < 1}, (settings.lr, settings.backbone_lr)
     if small or not (0 < rates[0] < np.inf and 0 <= rates[1] < np.inf):  # also refuses NaN
-        raise ValueError(
-            f"counts must be at least 1, lr above 0 and backbone_lr at least 0, got {small or rates}"
-        )
-    got = {name: getattr(settings, name) for name in _WORDS}
-    wrong = [name for name, value in got.items() if value not in _WORDS[name]]
-    if wrong:
-        raise ValueError(
-            "; ".join(f"{name} must be one of {_WORDS[name]}, got {got[name]!r}" for name in wrong)
-        )
+        wanted = "counts must be at least 1, lr above 0 and backbone_lr at least 0"
+        raise ValueError(f"{wanted}, got {small or rates}")
+    for name, values in _WORDS.items():
+        if (value := getattr(settings, name)) not in values:
+            raise ValueError(f"{name} must be one of {values}, got {value!r}")
 
 # %% ../../../nbs/4_methods/uniqa/07_fitting_loop.ipynb #35d7da35
 def check_select(
@@ -72,12 +68,12 @@ def check_select(
     if model.adapter.fc is None:
         raise ValueError("this UniQA has no adapter that could learn (zero-shot); make one with build_uniqa")
     if select == "validation" and validation is None:
-        raise ValueError(
-            "the recipe selects the epoch on validation labels, got none; hold some out, or use select='last'"
-        )
+        use = "hold some out, or use select='last'"
+        raise ValueError(f"the recipe selects the epoch on validation labels, got none; {use}")
     if select == "test" and watch is None:
+        use = "pass one, or use 'validation'"
         raise ValueError(
-            "the recipe selects the epoch on test pictures (select='test'), got no watch; pass one, or use 'validation'"
+            f"the recipe selects the epoch on test pictures (select='test'), got no watch; {use}"
         )
 
 # %% ../../../nbs/4_methods/uniqa/07_fitting_loop.ipynb #5c950788

@@ -46,11 +46,10 @@ def group_prompts(
     return [sentence for group in groups for sentence in group]
 
 # %% ../../../nbs/4_methods/uniqa/01_multi_cue.ipynb #e38682bd
-CUES = {  # name → scores of the levels of a group, worst first
-    "multi-cue": (0.2, 0.4, 0.6, 0.8, 1.0),  # paper Eq. 7
-    "antonym": (0.2, 1.0),  # our choice: the ends of Eq. 7
-    "single": (1.0,),  # no softmax over one sentence: (1 + cosine) / 2
-}
+CUES = {
+    "multi-cue": (0.2, 0.4, 0.6, 0.8, 1.0)
+}  # name → scores of a group's levels, worst first (paper Eq. 7)
+CUES |= {"antonym": (0.2, 1.0), "single": (1.0,)}  # our choice: the ends of Eq. 7; (1 + cosine) / 2
 
 
 def weigh_levels(
@@ -156,6 +155,5 @@ def _check_cue(cue):
 def _check_width(width, *features):
     images, texts = (tuple(one.shape) for one in features)
     if any(len(shape) != 2 or shape[1] != width for shape in (images, texts)):
-        raise ValueError(
-            f"expected image features (b, {width}) and text features (n, {width}), got {images} and {texts}"
-        )
+        got = f"got {images} and {texts}"
+        raise ValueError(f"expected image features (b, {width}) and text features (n, {width}), {got}")

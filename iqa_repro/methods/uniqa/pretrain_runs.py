@@ -170,9 +170,8 @@ class PretrainRun:
         "The steps that are left (our choice)"
         left = [self.order.batches(self.step) for _ in range(2)]
         own = ([(epoch, row) for row in _share(rows).tolist()] for epoch, rows in left[0])
-        for (epoch, rows), (images, tokens) in zip(
-            left[1], _loader(self.data, own, self.settings), strict=True
-        ):
+        batches = _loader(self.data, own, self.settings)
+        for (epoch, rows), (images, tokens) in zip(left[1], batches, strict=True):
             yield epoch, rows, images, tokens
 
     def alike(self, rows: np.ndarray) -> Tensor:  # (share, batch) bool
@@ -194,10 +193,8 @@ def _share(rows):  # this process's part of a batch
 def _check_batch(units, settings):
     world = process_place()[1]
     if settings.batch % world or settings.batch > units:
-        raise ValueError(
-            f"a batch of {settings.batch} must divide by {world} processes and an epoch has {units} pairs "
-            f"(captions={settings.captions!r}); choose another batch"
-        )
+        pairs = f"an epoch has {units} pairs (captions={settings.captions!r})"
+        raise ValueError(f"a batch of {settings.batch} must divide by {world} processes and {pairs}")
 
 
 def _story(captions, settings, seed, parameters):  # hash of all that decides the weights
@@ -255,10 +252,10 @@ def load_run(
     "Resume from a saved state (our choice)"
     tensors, facts = load_checkpoint(path)
     if facts.get("story") != run.story:
-        raise ValueError(
-            f"{path} keeps a pre-training of other captions, settings, seed or sizes (hash {facts.get('story')}, "
-            f"this run has {run.story}); give another file, or delete it to start anew"
+        other = (
+            f"other captions, settings, seed or sizes (hash {facts.get('story')}, this run has {run.story})"
         )
+        raise ValueError(f"{path} keeps a pre-training of {other}; give another file, or delete it")
     model, weights = run.clip.model, {n[6:]: value for n, value in tensors.items() if n.startswith("model/")}
     load_into(model, weights, what=str(path))
     for name, p in model.named_parameters():
