@@ -109,6 +109,7 @@ class DataSet(DatasetFacts):
     places: Mapping[str, tuple[Archive, ...]] = field(default_factory=dict)  # the first is the default
     by_hand: str = ""  # what a person does for the authors' own copy
     brought: tuple[Archive, ...] = ()  # further files, known by hash, that a person may bring
+    layout: Mapping[str, Any] = field(default_factory=dict)  # names in its files, for its reader alone
 
     @property
     def place(self) -> str:  # name of its folder

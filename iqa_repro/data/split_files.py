@@ -83,6 +83,11 @@ def _divide(table, keys, places, path):  # keys: what `places` calls the table's
     return found
 
 # %% ../../nbs/1_data/07_split_files.ipynb #dcbdec7d
+def _liqe_rows(path, what):  # number and fields of each line; some lines end in a bare \r
+    lines = re.split(r"\r\n?|\n", read_text(path, LARGEST_TABLE, what))
+    return [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip()]
+
+
 def read_liqe_split(
     folder: str | Path,  # …/splits2/<k>, with <name>_train…txt, <name>_val…txt and <name>_test…txt
     table: pd.DataFrame,  # picture table of the same data set
@@ -94,10 +99,7 @@ def read_liqe_split(
         if len(files) != 1:
             message = f"{folder} should hold one file *_{word}.txt or *_{word}_clip.txt, it has {[f.name for f in files]}"
             raise FileNotFoundError(message)
-        text = read_text(files[0], LARGEST_TABLE, "split")
-        for line in re.split(r"\r\n?|\n", text):  # some end in a bare \r
-            if line.strip():
-                places[line.split("\t")[0]] = part
+        places |= {fields[0]: part for _, fields in _liqe_rows(files[0], "split")}
     return _divide(table, _known_as(table, places), places, folder)
 
 # %% ../../nbs/1_data/07_split_files.ipynb #3ea1a01a
@@ -110,15 +112,16 @@ def read_liqe_scenes(
     if not path.is_file():
         message = f"no scenes at {path}; they are in LIQE's repository, IQA_Database/<set>/splits2/<name>_all_clip.txt"
         raise FileNotFoundError(message)
-    for number, line in enumerate(re.split(r"\r\n?|\n", read_text(path, LARGEST_TABLE, "list of scenes")), 1):
-        parts = line.split("\t")
-        if line.strip() and len(parts) < 4:
-            message = f"{path}, line {number}: expected path, mos, distortion and scenes between tabs, got {line[:80]!r}"
+    for number, fields in _liqe_rows(path, "list of scenes"):
+        if len(fields) < 4:
+            got = "\t".join(fields)[:80]
+            message = (
+                f"{path}, line {number}: expected path, mos, distortion and scenes between tabs, got {got!r}"
+            )
             raise ValueError(message)
-        if line.strip() and parts[3] != "invalid":
-            scenes[parts[0]] = parts[3].strip()
-    known = pd.Series(_known_as(table, scenes), index=table.index)
-    return known.map(scenes)
+        if fields[3] != "invalid":
+            scenes[fields[0]] = fields[3].strip()
+    return pd.Series(_known_as(table, scenes), index=table.index).map(scenes)
 
 # %% ../../nbs/1_data/07_split_files.ipynb #1a9df221
 PYIQA_PARTS = dict(zip(("train", "val", "test", "0", "1", "2"), PARTS * 2, strict=True))

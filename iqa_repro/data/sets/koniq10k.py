@@ -14,10 +14,6 @@ from ..dataset import described
 from ..folders import DataFolder, finish_table
 
 # %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #ab75500f
-_FILES = {
-    "koniq10k_distributions_sets.csv": ("mos, 0 to 100", 0.0, 100.0),
-    "koniq10k_scores_and_distributions.csv": ("mos, 1 to 5", 1.0, 5.0),
-}
 _SPLIT = {"training": "train", "validation": "validation", "test": "test"}
 _OTHER = {"1024x768": "512x384", "512x384": "1024x768"}
 
@@ -30,9 +26,9 @@ def read_koniq10k(
 ) -> pd.DataFrame:  # picture table: image, mos, quality, std (of votes 1 to 5), split where the file has it
     "KonIQ-10k (Hosu et al. 2020; docs/datasets.md §2.6)"
     folder, wanted = DataFolder(root), scores or "mos, 1 to 5"
-    if wanted not in {kind for kind, *_ in _FILES.values()}:
+    if wanted not in {kind for kind, *_ in SET.layout.values()}:
         raise ValueError(f"KonIQ-10k has the scores 'mos, 1 to 5' and 'mos, 0 to 100', got {scores!r}")
-    labels = folder.label_file(*_FILES)
+    labels = folder.label_file(*SET.layout)
     frame = pd.read_csv(labels, dtype={"image_name": str})
     values, low, high = _koniq_scores(frame, labels, wanted)
     table = pd.DataFrame({"image": frame["image_name"], "mos": values, "std": frame["SD"]})
@@ -45,7 +41,7 @@ def read_koniq10k(
 
 # %% ../../../nbs/1_data/sets/06_koniq10k.ipynb #fdb6560d
 def _koniq_scores(frame, labels, wanted):  # scores, low, high
-    kind, low, high = _FILES[labels.name.lower()]
+    kind, low, high = SET.layout[labels.name.lower()]
     if kind == wanted:
         return frame["MOS"], low, high
     if wanted == "mos, 1 to 5":  # the votes are there: shares that add up to 1

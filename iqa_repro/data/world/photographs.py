@@ -60,6 +60,7 @@ def soft_noise(
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #131be797
 _SIZE = 256  # side of a drawing in pixels; our choice
+_Y, _X = np.mgrid[:_SIZE, :_SIZE]  # places of its pixels
 
 
 def _canvas(colour) -> np.ndarray:
@@ -73,7 +74,7 @@ def _paint(canvas, mask, colour, texture=None):
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #4a8bb5fb
 def _hills(g):
-    y, x = np.mgrid[:_SIZE, :_SIZE] / _SIZE
+    y = _Y / _SIZE
     sky, haze = g.uniform([0.3, 0.5, 0.8], [0.5, 0.7, 1.0]), np.float32([0.9, 0.8, 0.7])
     canvas = (1 - y[..., None]) * sky + y[..., None] * haze
     grain = soft_noise(g, _SIZE, 0.8)
@@ -86,25 +87,23 @@ def _hills(g):
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #8d07be63
 def _city(g):
     canvas = _canvas(g.uniform([0.5, 0.6, 0.7], [0.7, 0.8, 1.0])) + 0.05 * soft_noise(g, _SIZE)[..., None]
-    y, x = np.mgrid[:_SIZE, :_SIZE]
     grain = soft_noise(g, _SIZE, 0.7)
     for left in range(0, _SIZE, 24):
         top, colour = g.integers(40, 180), g.uniform(0.25, 0.75, 3)
-        house = (x >= left) & (x < left + 22) & (y >= top)
+        house = (_X >= left) & (_X < left + 22) & (_Y >= top)
         _paint(canvas, house, colour, 0.04 * grain)
-        windows = house & ((x - left) % 6 > 2) & ((y - top) % 9 > 4)
+        windows = house & ((_X - left) % 6 > 2) & ((_Y - top) % 9 > 4)
         _paint(canvas, windows, colour * g.uniform(0.2, 0.5))
     return canvas
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #b1bdb60c
 def _leaves(g):
     canvas = _canvas([0.08, 0.2, 0.08]) + 0.05 * soft_noise(g, _SIZE)[..., None]
-    y, x = np.mgrid[:_SIZE, :_SIZE]
     grain = soft_noise(g, _SIZE, 0.7)
     for i in range(36):
         (cy, cx), angle, length = g.uniform(0, _SIZE, 2), g.uniform(0, np.pi), g.uniform(20, 45)
-        u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
-        v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+        u = (_X - cx) * np.cos(angle) + (_Y - cy) * np.sin(angle)
+        v = (_Y - cy) * np.cos(angle) - (_X - cx) * np.sin(angle)
         leaf = (u / length) ** 2 + (v / (0.35 * length)) ** 2 < 1
         shade = g.uniform([0.1, 0.35, 0.05], [0.4, 0.8, 0.3])
         _paint(canvas, leaf, shade, 0.03 * np.roll(grain, i * 17, 0))
@@ -113,12 +112,11 @@ def _leaves(g):
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #e3498d9c
 def _fish(g):
-    y, x = np.mgrid[:_SIZE, :_SIZE]
     canvas = _canvas(g.uniform([0.0, 0.3, 0.5], [0.1, 0.5, 0.7])) + 0.07 * soft_noise(g, _SIZE)[..., None]
     grain = soft_noise(g, _SIZE, 0.7)
     for _ in range(5):
         (cy, cx), length = g.uniform(30, _SIZE - 30, 2), g.uniform(30, 60)
-        u, v = (x - cx) / length, (y - cy) / (0.5 * length)
+        u, v = (_X - cx) / length, (_Y - cy) / (0.5 * length)
         colour, stripe = g.uniform(0.4, 1, 3), np.sin(g.uniform(10, 20) * u) > 0.2
         body = u**2 + v**2 < 1
         tail = (u < -0.8) & (u > -1.5) & (np.abs(v) < -(u + 0.7))
@@ -129,30 +127,28 @@ def _fish(g):
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #187e885f
 def _room(g):
-    y, x = np.mgrid[:_SIZE, :_SIZE]
     wall = g.uniform(0.5, 0.9, 3)
     canvas = _canvas(wall) + 0.03 * soft_noise(g, _SIZE)[..., None]
-    floor = y > 170
-    depth = 60 / np.maximum(y - 140, 1)
-    checker = ((x - 128) * depth // 16 + (depth * 12) // 1) % 2 > 0
+    floor = _Y > 170
+    depth = 60 / np.maximum(_Y - 140, 1)
+    checker = ((_X - 128) * depth // 16 + (depth * 12) // 1) % 2 > 0
     _paint(canvas, floor, [0.55, 0.4, 0.25], 0.04 * soft_noise(g, _SIZE, 0.7))
     _paint(canvas, floor & checker, [0.35, 0.25, 0.15])
     for _ in range(4):
         (top, left), (h, w) = g.integers(10, 150, 2), g.integers(30, 80, 2)
-        frame = (y >= top) & (y < top + h) & (x >= left) & (x < left + w) & ~floor
-        inner = (y >= top + 5) & (y < top + h - 5) & (x >= left + 5) & (x < left + w - 5) & frame
+        frame = (_Y >= top) & (_Y < top + h) & (_X >= left) & (_X < left + w) & ~floor
+        inner = (_Y >= top + 5) & (_Y < top + h - 5) & (_X >= left + 5) & (_X < left + w - 5) & frame
         _paint(canvas, frame, g.uniform(0.1, 0.4, 3))
         _paint(canvas, inner, g.uniform(0.3, 1, 3), 0.08 * soft_noise(g, _SIZE))
     return canvas
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #4dd242f5
 def _balls(g):
-    y, x = np.mgrid[:_SIZE, :_SIZE]
     table = _canvas(g.uniform([0.4, 0.3, 0.2], [0.7, 0.5, 0.4]))
     canvas = table + 0.06 * soft_noise(g, _SIZE, 1.2)[..., None]
     for _ in range(7):
         cy, cx, radius = g.uniform(90, 230), g.uniform(20, 236), g.uniform(20, 45)
-        u, v = (x - cx) / radius, (y - cy) / radius
+        u, v = (_X - cx) / radius, (_Y - cy) / radius
         shadow = (u - 0.3) ** 2 + ((v - 0.9) / 0.3) ** 2 < 1
         canvas[shadow] *= 0.55
         ball = u**2 + v**2 < 1
