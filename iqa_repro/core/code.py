@@ -7,7 +7,6 @@ __all__ = ['imported_modules', 'module_file', 'syntax_digest', 'code_parts', 'co
 
 # %% ../../nbs/0_core/10_code.ipynb #d5cfd246
 import ast
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
@@ -91,14 +90,8 @@ def syntax_digest(
 
 # %% ../../nbs/0_core/10_code.ipynb #872578fa
 @lru_cache(maxsize=1024)
-def _module_digest(
-    module,
-):  # of what it does, and of the package's tables that it names, such as "words.toml"
-    source, package = module_file(module).read_text(encoding="utf-8"), Path(iqa_repro.__file__).parent
-    names = sorted(set(re.findall(r'"([\w-]+\.(?:csv|toml))"', source)))
-    tables = [path.read_bytes() for name in names for path in sorted(package.rglob(name))]
-    found = syntax_digest(source)
-    return sha256(b"".join([found.encode(), *tables])).hexdigest()[:12] if tables else found
+def _module_digest(module):
+    return syntax_digest(module_file(module).read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=64)

@@ -55,16 +55,12 @@ def fit_adapters(
 def _check_alike(models, rows, generators, validations, watches):
     sizes = sorted({len(row) for row in rows})
     if len({len(part) for part in (models, rows, generators, validations, watches)}) > 1 or len(sizes) != 1:
-        raise ValueError(
-            "each model needs rows, a generator and, where given, held-out rows and a watch, and all equally many rows; "
-            f"got {len(models)} models, rows of {sizes}"
-        )
+        each = "rows, a generator and, where given, held-out rows and a watch, and all equally many rows"
+        raise ValueError(f"each model needs {each}; got {len(models)} models, rows of {sizes}")
     first = models[0]
     kind = lambda model: (id(model.model), model.adapter.recipe, model.adapter.cue)
     if any(kind(model) != kind(first) or not torch.equal(model.tokens, first.tokens) for model in models):
-        raise ValueError(
-            "models side by side need one backbone, the same prompts, cue and recipe; fit them alone"
-        )
+        raise ValueError("models side by side need one backbone, the same prompts, cue and recipe")
 
 
 def _check_fit(models, features, settings, validations, watches):
@@ -123,10 +119,8 @@ def fit_adapter(
     _check_fit([model], features, settings, [validation], [watch])
     features, quality = labelled_features(features, quality, model.tokens.device)
     held = validation and labelled_features(*validation, model.tokens.device)
-    rows = torch.arange(len(quality))[None]
-    training = _stacked(
-        [model], features, quality, rows, settings, [held and (lambda: held[0], held[1])], [watch]
-    )
+    rows, choose = torch.arange(len(quality))[None], held and (lambda: held[0], held[1])
+    training = _stacked([model], features, quality, rows, settings, [choose], [watch])
     return train_adapters(training, settings, [generator])[0]
 
 # %% ../../../nbs/4_methods/uniqa/02_fitting.ipynb #efe20b6a
