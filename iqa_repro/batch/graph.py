@@ -34,10 +34,8 @@ def notebook_code(
     path: str | Path,  # an experiment notebook
 ) -> str:  # its code cells, magics left out
     "What a notebook runs (our choice)"
-    cells = json.loads(Path(path).read_text(encoding="utf-8"))[
-        "cells"
-    ]  # nbformat takes three seconds to import
-    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    notebook = json.loads(Path(path).read_text(encoding="utf-8"))  # nbformat takes three seconds to import
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     tagged = sum("parameters" in cell["metadata"].get("tags", []) for cell in cells)
     if tagged != 1:
         raise ValueError(
@@ -109,18 +107,15 @@ def notebook_jobs(
     settings: Settings,  # of the run
 ) -> list[Job]:  # one each, as if there were no other
     "Notebooks as jobs (our choice)"
-    return [
-        _notebook_job(name, settings, figures_root(settings.profile.name, settings.smoke) / ".batch")
-        for name in names
-    ]
+    state = figures_root(settings.profile.name, settings.smoke) / ".batch"
+    return [_notebook_job(name, settings, state) for name in names]
 
 
 def _notebook_job(name, settings, state):
-    code, artefact = notebook_code(experiments_root() / f"{name}.ipynb"), ARTEFACTS[name]
-    profile, of = settings.profile, imported_modules(code)
-    parts = {"profile": profile.digest, "smoke": str(settings.smoke), "folder": str(state.parent)}
-    parts |= {"notebook": syntax_digest(code), **code_parts(of), **package_tables()}
-    entry = Entry("notebook", parts | input_parts(artefact, settings))
+    code = notebook_code(experiments_root() / f"{name}.ipynb")
+    parts = {"profile": settings.profile.digest, "smoke": str(settings.smoke), "folder": str(state.parent)}
+    parts |= {"notebook": syntax_digest(code), **code_parts(imported_modules(code)), **package_tables()}
+    entry = Entry("notebook", parts | input_parts(ARTEFACTS[name], settings))
     written = written_by(name)
     about = f"{name} ({', '.join(written[1:])})" if len(written) > 1 else name
     return _job(name, "notebook", about, entry, (), settings, state, writes=written)

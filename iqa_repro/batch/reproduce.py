@@ -176,31 +176,14 @@ def engine_command(
     "How Snakemake is called (our choice)"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(graph.with_name("Snakefile"))]
     command += ["--directory", str(graph.parent), "--config", f"graph={graph}"]
-    command += [
-        "--workflow-profile",
-        "none",
-        "--rerun-triggers",
-        "input",
-        "--nolock",
-        "--ignore-incomplete",
-        "--drop-metadata",
-    ]
+    command += ["--workflow-profile", "none", "--rerun-triggers", "input"]
+    command += ["--nolock", "--ignore-incomplete", "--drop-metadata"]
     command += ["--keep-going"] * keep_going
-    if engine_profile:
-        command += [
-            "--default-storage-prefix",
-            str(graph.parent),
-        ]  # used where the settings name a storage, for want of a shared disk
+    if engine_profile:  # its settings may name a storage, for want of a shared disk
+        command += ["--default-storage-prefix", str(graph.parent)]
         return [*command, "--profile", str(Path(engine_profile).absolute()), "--jobs", str(at_once)]
-    return [
-        *command,
-        "--cores",
-        str(at_once),
-        "--resources",
-        "gpu=1",
-        "mem_mb=1000000000",
-        "runtime=1000000000",
-    ]
+    free = ["gpu=1", "mem_mb=1000000000", "runtime=1000000000"]
+    return [*command, "--cores", str(at_once), "--resources", *free]
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #08e42046
 def run_engine(

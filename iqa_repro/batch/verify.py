@@ -61,9 +61,8 @@ def compare_rows(
         .sort_index()
     )
     worst = worst.drop(columns=["far", *(["measurement"] if measured == ["value"] else [])])
-    return worst[~(_relative(worst) <= tolerance)].reset_index(
-        drop=True
-    )  # not >: also a row that one has not
+    same = _relative(worst) <= tolerance  # never of a row that one has not
+    return worst[~same].reset_index(drop=True)
 
 # %% ../../nbs/8_batch/10_verify.ipynb #92771f83
 def _is_measured(rows, column):
@@ -92,9 +91,7 @@ def machine_class(
     }
 
 # %% ../../nbs/8_batch/10_verify.ipynb #65c67880
-TOLERANCE = (
-    0.05  # of values up to 1 on another class of machine; measured, see the benchmark notebook `batch`
-)
+TOLERANCE = 0.05  # of values up to 1 on another class of machine; measured in the benchmark notebook `batch`
 
 # %% ../../nbs/8_batch/10_verify.ipynb #f2bc03e1
 def verify(

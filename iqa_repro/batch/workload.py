@@ -152,10 +152,8 @@ def _visits(dataset, profile, sizes, recipe):
 def _tuning_work(trial, options, settings):  # without the prompts
     profile, key = settings.profile, ("trial", trial)
     recipe = recipe_of(options.recipe, profile)
-    sizes, tower = (
-        tuning_settings(trial.shots, options.strength, recipe, settings),
-        clip_config(profile)["vision_cfg"],
-    )
+    sizes = tuning_settings(trial.shots, options.strength, recipe, settings)
+    tower = clip_config(profile)["vision_cfg"]
     train, held, test = _parts(trial, settings, recipe.select == "validation")
     steps = sizes.epochs * train * (sizes.views if sizes.all_views else 1)
     state = train * sizes.views * 4 * tower["width"] * (tower["image_size"] // tower["patch_size"]) ** 2
@@ -177,7 +175,7 @@ def _looks(held, test, one, sizes, tower, profile):  # images, runs of the whole
     upper, looks = (
         sizes.blocks / tower["layers"],
         sizes.epochs // sizes.check + 1,
-    )  # share of blocks that run at each look
+    )  # blocks that run at a look
     fits = lambda n: n * profile.prompts.test_crops * one <= sizes.cache_gib / 2 * 2**30
     return [(n, *((1 - upper + looks * upper, 1) if fits(n) else (looks, looks))) for n in (held, test)]
 
@@ -199,12 +197,8 @@ def _baseline_work(trial, settings):
     profile, key = settings.profile, ("trial", trial)
     n = picture_count(trial.dataset, profile)
     train, held, test = (0, 0, n) if trial.shots is None else _parts(trial, settings)
-    judged = (
-        "frozen test part",
-        trial.dataset,
-        trial.seed + trial.split,
-        trial.shots is None,
-    )  # seen once for all
+    # what is frozen sees the test part once for all
+    judged = ("frozen test part", trial.dataset, trial.seed + trial.split, trial.shots is None)
     works = _judging(trial.dataset, test, test, profile, judged)
     works += [
         work
@@ -248,10 +242,8 @@ def corpus_work(
         pairs += n * (comments if task == "comments" else len(PROMPTS[task]) * len(corpus.captioners))
     if not pairs:
         return []
-    sizes, works = (
-        profile.pretraining,
-        comment_work(settings, corpus.seed) if "comments" in corpus.parts else [],
-    )
+    sizes = profile.pretraining
+    works = comment_work(settings, corpus.seed) if "comments" in corpus.parts else []
     batch = sizes.batch if profile.data.source == "embedded" else min(CHUNK, sizes.batch)
     key, seen = ("corpus", corpus), sizes.epochs * pairs
     pair = Work("pair", seen, key, batch, 4 * parameter_count(profile))
@@ -266,14 +258,9 @@ def feature_work(
 ) -> list[Work]:
     "Features of all images of a set (UniQA App. A.3)"
     profile, adapter = settings.profile, settings.profile.adapter
-    n, size = (
-        picture_count(dataset, profile),
-        {"float32": 4}.get(adapter.precision, 2) * clip_config(profile)["embed_dim"],
-    )
-    works, parts = (
-        corpus_work(corpus, settings),
-        {"test": adapter.test_crops} | ({"train": adapter.views} if train else {}),
-    )
+    n, works = picture_count(dataset, profile), corpus_work(corpus, settings)
+    size = {"float32": 4}.get(adapter.precision, 2) * clip_config(profile)["embed_dim"]
+    parts = {"test": adapter.test_crops} | ({"train": adapter.views} if train else {})
     for part, crops in parts.items():
         key = ("features", corpus if corpus.parts else None, dataset, part)
         works += [Work("encode", n * crops, key, 64, n * crops * size), _reads(dataset, n, profile, key)]
