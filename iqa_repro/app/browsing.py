@@ -72,17 +72,15 @@ def small_copy(
     return small
 
 # %% ../../nbs/9_app/07_browsing.ipynb #1bc24c90
-def picture_tile(
-    path: str,  # a picture file, or what was one
-    side: int = THUMBNAIL,  # pixels of the longer side
-) -> tuple[bytes, str]:  # a PNG, and why it is only a grey tile ("" for a picture)
+def picture_tile(path: str) -> tuple[bytes, str]:  # file → a PNG; why it is only a grey tile, else ""
     "A small copy of a picture, or a grey tile with the reason (our choice)"
     try:
-        return _png(small_copy(path, side)), ""
+        return _png(small_copy(path, THUMBNAIL)), ""
     except UNREADABLE as error:
         reason = "gone" if isinstance(error, FileNotFoundError) else "cannot be read"
-        grey = Image.new("RGB", (side, side * 3 // 4), "#d0d0d0")
-        ImageDraw.Draw(grey).text((side // 2, side * 3 // 8), reason, fill="#404040", anchor="mm")
+        grey = Image.new("RGB", (THUMBNAIL, THUMBNAIL * 3 // 4), "#d0d0d0")
+        middle = THUMBNAIL // 2, THUMBNAIL * 3 // 8
+        ImageDraw.Draw(grey).text(middle, reason, fill="#404040", anchor="mm")
         return _png(grey), " ".join(str(error).split())
 
 
@@ -193,10 +191,7 @@ def _open(path):  # (h, w, 3), and a note where it was made smaller
 class Trial:
     "One picture with its levels, and a slider that distorts it (our choice)"
 
-    def __init__(
-        self,
-        scorer: Scorer | None,  # scores what the slider makes; None: pictures are only shown
-    ):
+    def __init__(self, scorer: Scorer | None):  # of what the slider makes; None: images are only shown
         widgets = need("ipywidgets", "notebook")
         self.scorer = scorer
         self.image: np.ndarray | None = None  # (h, w, 3) as it is

@@ -126,7 +126,6 @@ class CaptionSummary:
     present: int  # answered in former runs
     written: int  # answered in this run
     failed: int  # to be tried again by the next run
-    seconds: float  # of this run
     failures: Path | None  # JSON lines with key, image, error and time; None when nothing failed
 
 # %% ../../nbs/3_captions/04_files.ipynb #f6599c81
@@ -171,7 +170,7 @@ def write_captions(
     progress: bool = True,  # show a bar with the number of failures
 ) -> CaptionSummary:
     "Ask for every caption that the file lacks and append each as it arrives; may be killed at any moment (our choice)"
-    path, started = Path(path), time.monotonic()
+    path = Path(path)
     failures, failed = path.with_name(f"{path.stem}.failed.jsonl"), 0
     with only_writer(path):
         cut_torn_end(path)
@@ -193,8 +192,7 @@ def write_captions(
                     os.fsync(file.fileno())
                     synced = time.monotonic()
                 bar.update()
-    seconds = time.monotonic() - started
-    return CaptionSummary(asked, asked - left, left - failed, failed, seconds, failures if failed else None)
+    return CaptionSummary(asked, asked - left, left - failed, failed, failures if failed else None)
 
 # %% ../../nbs/3_captions/04_files.ipynb #ed2da5f1
 @contextmanager

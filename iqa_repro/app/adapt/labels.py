@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -99,31 +98,23 @@ def _score_problems(column, facts) -> Iterator[str]:
         yield f"all scores are {good[0]:g}: there is nothing to tell apart"
 
 # %% ../../../nbs/9_app/adapt/00_labels.ipynb #89f9cc34
-class _Look(NamedTuple):
-    error: str = ""
-    kind: str = ""
-    width: int = 0
-    height: int = 0
-
-
-def _look(path):
+def _look(path):  # error, format, width, height
     if not os.path.isfile(path):
-        return _Look("missing")
+        return "missing", "", 0, 0
     try:
         height, width = decode_picture(path).shape[1:]
         with Image.open(path) as opened:
             kind = opened.format or "unknown"
         check_sides(height, width)
     except (OSError, ValueError) as error:
-        return _Look(plain_text(str(error).removeprefix(f"{path} ")))
-    return _Look("", kind, width, height)
+        return plain_text(str(error).removeprefix(f"{path} ")), "", 0, 0
+    return "", kind, width, height
 
 
 def _kinds(looks):
-    sides = sorted((look.width * look.height, f"{look.width}×{look.height}") for look in looks)
-    ends = {"smallest": sides[0][1], "largest": sides[-1][1]} if sides else {}
-    kinds = Counter(look.kind for look in looks).most_common()
-    return {"kinds": dict(kinds), "smallest": "none", "largest": "none"} | ends
+    sides = sorted((width * height, f"{width}×{height}") for _, _, width, height in looks) or [(0, "none")]
+    kinds = Counter(kind for _, kind, _, _ in looks).most_common()
+    return {"kinds": dict(kinds), "smallest": sides[0][1], "largest": sides[-1][1]}
 
 # %% ../../../nbs/9_app/adapt/00_labels.ipynb #681c3238
 def _copies(names, rows):  # row → "that of row 7", by content
@@ -141,13 +132,13 @@ def _picture_problems(names):  # sentences; formats and sizes of the images
     if twice := [row for row, path in place.items() if first.setdefault(path, row) != row]:
         problems.append(f"pictures listed again, one row a picture is wanted: {_some(twice, names)}")
     looks = dict(zip(place, read_ahead(_look, [names[row] for row in place], 2), strict=True))
-    if gone := [row for row, look in looks.items() if look.error == "missing"]:
+    errors = {row: error for row, (error, *_) in looks.items()}
+    if gone := [row for row, error in errors.items() if error == "missing"]:
         many = f"{len(gone)} of {len(names)}"
         problems.append(f"{many} pictures are not there, give their folder as root: {_some(gone, names)}")
-    broken = {row: look.error for row, look in looks.items() if look.error and row not in gone}
-    if broken:
+    if broken := {row: error for row, error in errors.items() if error not in ("", "missing")}:
         problems.append(f"pictures that cannot be read: {_some(list(broken), broken)}")
-    good = [row for row, look in looks.items() if not look.error and row not in twice]
+    good = [row for row, error in errors.items() if not error and row not in twice]
     if copies := _copies(names, good):
         told = _some(list(copies), copies)
         problems.append(f"the same file under two names, of which one would judge the other: {told}")
@@ -181,10 +172,8 @@ def _reference_problems(column, folds):
     yield from _fold_problems("reference", len(sizes), n, folds)
     if len(sizes) >= max(2, folds) and n >= FEWEST and (left := n - int(sizes.iloc[0])) < least:
         share = f"{plain_text(sizes.index[0], 60)!r} has {sizes.iloc[0]} of the {n} pictures"
-        yield (
-            f"reference {share}: when it is judged, {left} are left to learn from and at least {least} are needed; "
-            "label pictures of others"
-        )
+        lack = f"{left} are left to learn from and at least {least} are needed"
+        yield f"reference {share}: when it is judged, {lack}; label pictures of others"
 
 # %% ../../../nbs/9_app/adapt/00_labels.ipynb #dc0920f7
 def read_labels(

@@ -65,13 +65,10 @@ def place_dots(
 MISSES, SIDE = 8, 320  # pictures shown; their longer side in pixels, twice what a phone shows
 
 
-def thumbnail(
-    path: str | Path,  # picture file
-    side: int = SIDE,  # longer side, pixels
-) -> dict[str, Any]:  # src: data URI; width, height; {} where it cannot be read
+def thumbnail(path: str | Path) -> dict[str, Any]:  # file → src: data URI, width, height; {}: unreadable
     "A small copy of a picture as WebP in a data URI (our choice)"
     try:
-        picture = small_copy(path, side)
+        picture = small_copy(path, SIDE)
     except UNREADABLE:
         return {}
     picture.save(data := io.BytesIO(), "WEBP", quality=80)
@@ -85,12 +82,11 @@ def _names(table):  # short ones: without the way to another disk
 
 # %% ../../../nbs/9_app/adapt/04_report.ipynb #d69763f4
 def worst_misses(
-    table: pd.DataFrame,  # of an AdaptResult
-    count: int = MISSES,  # pictures
-) -> list[dict[str, Any]]:  # row, name, miss and thumbnail of each
+    table: pd.DataFrame,
+) -> list[dict[str, Any]]:  # of an AdaptResult → row and thumbnail of each
     "The pictures with the largest errors, the worst first (our choice)"
     shown = table.assign(name=_names(table), miss=(table["predicted_mos"] - table["mos"]).abs())
-    rows = shown.sort_values("miss", ascending=False, kind="stable").head(count).to_dict("records")
+    rows = shown.sort_values("miss", ascending=False, kind="stable").head(MISSES).to_dict("records")
     return [row | {"src": ""} | thumbnail(row["image"]) for row in rows]
 
 # %% ../../../nbs/9_app/adapt/04_report.ipynb #693207f0

@@ -160,10 +160,7 @@ def _doubts_of_order(result) -> Iterator[str]:
     if order.high is not None and order.high < 0:
         yield "The whole interval lies below 0: the scores run against people's order. Is the direction right (--lower-better for DMOS)?"
     elif order.value is None or order.low is None or order.low <= 0:
-        yield (
-            "The interval covers 0: from these labels it cannot be said that the scores follow people's order at all. "
-            "Do not rely on them; label more pictures, or start from other weights."
-        )
+        yield "The interval covers 0: from these labels it cannot be said that the scores follow people's order at all. Do not rely on them; label more pictures, or start from other weights."
     if len(result.table) < FEW:
         yield f"{len(result.table)} pictures are few: even the interval is rough below {FEW}."
 
