@@ -38,7 +38,7 @@ def unpack_archive(
             if kind is zipfile.ZipFile:
                 file.extractall(fresh)
             else:
-                _check_end(archive, file, members)
+                _check_end(file, members)
                 file.extractall(fresh, filter="data")
         os.replace(fresh, target)
     except (EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
@@ -47,8 +47,7 @@ def unpack_archive(
     except OSError as error:
         if isinstance(error, FileExistsError | FileNotFoundError):
             raise
-        message = f"{archive} could not be unpacked to {target}: {error}. Nothing is left there"
-        raise OSError(message) from error
+        raise OSError(f"{archive} cannot be unpacked to {target}: {error}. Nothing is left there") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return target
@@ -82,14 +81,13 @@ def _check_members(archive, members, limit, free):
         raise OSError(28, f"{total / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free")
 
 
-def _check_end(archive, file, members):
+def _check_end(file, members):
     "A tar file that stops between two members looks whole, so the zeros at its end are asked for"
     last = members[-1] if members else None
     if last is not None:
         file.fileobj.seek(last.offset_data + -(-last.size // 512) * 512)
     if last is None or file.fileobj.read(512) != bytes(512):
-        message = f"{archive} is damaged or not whole: no end mark. Fetch it again; nothing was unpacked"
-        raise ValueError(message)
+        raise tarfile.ReadError("no end mark")
 
 
 def _member(member):  # name, bytes, whether it is a file or a folder

@@ -59,8 +59,7 @@ def load_dataset(
         folder = data_root() / found.place if root is None else Path(root).expanduser()
         return _read_real(found, folder, options)
     if options or root is not None:
-        message = f"the stand-in of {found.title} takes no root or options, got {root!r} and {options}"
-        raise ValueError(message)
+        raise ValueError(f"{found.title}'s stand-in takes no root or options, got {root!r} and {options}")
     return make_stand_in(plain if found.stand_in else found.place, workers=workers)
 
 # %% ../../nbs/1_data/09_catalog.ipynb #e088d453

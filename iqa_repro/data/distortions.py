@@ -70,14 +70,12 @@ def check_image(
     "Refuse what is not a picture of this package (our choice)"
     if not isinstance(image, np.ndarray) or image.dtype != np.float32:
         kind = image.dtype if isinstance(image, np.ndarray) else image.__class__.__name__
-        message = f"expected a float32 array, got {kind}; 8-bit pictures: image.astype('float32') / 255"
-        raise TypeError(message)
+        raise TypeError(f"expected a float32 array, got {kind}; for bytes: image.astype('float32') / 255")
     if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < MIN_SIDE:
         raise ValueError(f"expected shape (h, w, 3) with h and w at least {MIN_SIDE}, got {image.shape}")
     low, high = image.min(), image.max()
     if not (low >= 0 and high <= 1):  # also true for NaN
-        message = f"expected values in [0, 1] without NaN, got {low:g} to {high:g}; divide bytes by 255"
-        raise ValueError(message)
+        raise ValueError(f"expected values in [0, 1], no NaN, got {low:g} to {high:g}; divide bytes by 255")
 
 # %% ../../nbs/1_data/04_distortions.ipynb #acdcf5d8
 def distort(

@@ -158,8 +158,7 @@ def get_dataset(
         return folder
     if not agreed:
         terms = download_terms(name, folder.parent, source)
-        message = f"{terms}\nRead this first; whoever agrees calls get_dataset({name!r}, …, agreed=True)"
-        raise ValueError(message)
+        raise ValueError(f"{terms}\nRead this first; to agree, call get_dataset({name!r}, …, agreed=True)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if not filled():
@@ -251,9 +250,8 @@ def _bring(archive, waiting, transfer):
 
 def _brought(path):
     "A file that a person brought, compared with the known one of that name"
-    known = [file for found in find_sets().values() for files in found.places.values() for file in files]
-    known += [file for found in find_sets().values() for file in found.brought]
-    for twin in dict.fromkeys(file for file in known if file.name == path.name):
+    known = [files for one in find_sets().values() for files in (*one.places.values(), one.brought)]
+    for twin in dict.fromkeys(file for files in known for file in files if file.name == path.name):
         try:
             check_file(path, twin.bytes, twin.checksum)
         except ValueError as error:

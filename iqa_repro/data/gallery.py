@@ -125,8 +125,7 @@ def draw_extremes(
     "What bad, middling and good mean in each set (our choice)"
     rated = [table for table in tables.values() if "mos" in table and not table["mos"].isna().all()]
     if not rated:
-        message = f"none of {list(tables)} has scores; without them there is no worst and no best picture"
-        raise ValueError(message)
+        raise ValueError(f"none of {list(tables)} has scores; without them there is no worst or best picture")
     figure, axes = _panels(len(rated), columns, 0.85)
     for ax, table in zip(axes, rated, strict=True):
         ax.set_axis_off()

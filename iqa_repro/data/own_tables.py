@@ -97,8 +97,7 @@ def _meta_rows(path, pattern):
         table["split"] = frame["official_split"].map(PYIQA_PARTS)
     names = [name for name in ("image", "reference") if name in table]
     if nameless := int(table[names].isna().any(axis=1).sum()):
-        message = f"{path}: {nameless} of {len(table)} rows name no picture or no reference; drop them"
-        raise ValueError(message)
+        raise ValueError(f"{path}: {nameless} of {len(table)} rows name no picture or reference; drop them")
     check_names([*table["image"], *table.get("reference", [])], str(path))
     if pattern:
         table = table.join(table["image"].str.extract(pattern))

@@ -32,8 +32,7 @@ def write_split(
     names = [line.split("\t")[1] for line in lines]
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        message = f"{len(twice)} pictures are in two parts, first {twice[:3]}; then the test is no test"
-        raise ValueError(message)
+        raise ValueError(f"{len(twice)} pictures are in two parts, first {twice[:3]}; a test needs others")
     title = next(iter(parts.values())).attrs.get("facts", {}).get("name", "")
     digest = _digest(lines)
     with atomic_path(path) as part:
@@ -60,8 +59,7 @@ def read_split(
     pairs = [line.partition("\t") for line in lines]
     places = {name: part for part, _, name in pairs}
     if wrong := ["".join(pair) for pair in pairs if pair[0] not in PARTS or not pair[2]]:
-        message = f"{path}: a line should be a part of {PARTS}, a tab and a name, got {wrong[0][:80]!r}"
-        raise ValueError(message)
+        raise ValueError(f"{path}: a line is a part of {PARTS}, a tab and a name, got {wrong[0][:80]!r}")
     if len(places) < len(lines):
         raise ValueError(f"{path} names {len(lines) - len(places)} pictures twice; then the test is no test")
     return _divide(table, relative_names(table), places, path)

@@ -194,8 +194,7 @@ def read_table(
     if root is not None:
         table["image"] = [str(Path(root, name)) for name in table["image"]]
         if (twice := table["image"].duplicated()).any():  # "a.png" and "./a.png"
-            message = f"{where}: {table['image'][twice].iloc[0]} is there twice; a picture has one row"
-            raise ValueError(message)
+            raise ValueError(f"{where}: {table['image'][twice].iloc[0]} is there twice; one row a picture")
         facts = replace(facts, root=str(root))
     try:
         if facts.low is not None and facts.high is not None:

@@ -33,13 +33,8 @@ from ..methods.uniqa.corpus import captioned_pictures, generated_captions
 from ..captions.instructions import level_of
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #4f4e8070
-MARKS = {  # colour, weight, style, underlined; colours as in the paper, darkened for print (our choice)
-    None: ("#000000", "normal", "normal", False),
-    "label": ("#666666", "bold", "normal", False),  # "Instruction:"
-    "told": ("#b2182b", "bold", "normal", False),  # the level that the captioner was told
-    "key": ("#a85400", "normal", "italic", False),  # what is said of quality and aesthetics
-    "wrong": ("#00664b", "normal", "normal", True),  # what contradicts the scores
-}
+_WORDS = tomllib.loads(files("iqa_repro.figures").joinpath("caption_words.toml").read_text(encoding="utf-8"))
+MARKS = {None: ("#000000", "normal", "normal", False)} | _WORDS["marks"]  # colour, weight, style, underlined
 
 
 def mark_words(
@@ -62,7 +57,6 @@ def mark_words(
     return [run for run in [*runs, (text[end:], None)] if run[0]]
 
 # %% ../../nbs/6_figures/07_caption_sheets.ipynb #05e7159e
-_WORDS = tomllib.loads(files("iqa_repro.figures").joinpath("caption_words.toml").read_text(encoding="utf-8"))
 KEY_WORDS = tuple(_WORDS["key"])
 VERDICT_WORDS = {word: int(side) for side, words in _WORDS["verdict"].items() for word in words}
 

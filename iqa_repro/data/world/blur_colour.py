@@ -18,12 +18,8 @@ import scipy
 import skimage
 
 # %% ../../../nbs/1_data/world/00_blur_and_colour.ipynb #56fc5cae
-def _read_kadid():
-    with files("iqa_repro.data").joinpath("kadid_distortions.csv").open(encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
-
-
-KADID = _read_kadid()  # number, name, group, strengths, unit (KADIS-700k, imdist_generator.m)
+_TABLE = files("iqa_repro.data").joinpath("kadid_distortions.csv").read_text(encoding="utf-8")
+KADID = tuple(csv.DictReader(_TABLE.splitlines()))  # number, name, group, strengths, unit (KADIS-700k)
 STRENGTHS = {row["name"]: tuple(json.loads(f"[{row['strengths']}]")) for row in KADID}  # of levels 1 … 5
 
 # %% ../../../nbs/1_data/world/00_blur_and_colour.ipynb #1c4d5ed1
@@ -33,8 +29,7 @@ def as_picture(
     "Clip to [0, 1] and convert to float32 (our choice: KADID-10k stores 8 bits)"
     if not np.isfinite(array).all():
         bad = np.count_nonzero(~np.isfinite(array))
-        message = f"a picture must be finite, got {bad} NaN or infinite values in shape {np.shape(array)}"
-        raise ValueError(message)
+        raise ValueError(f"a picture must be finite, got {bad} NaN or infinite values in shape {array.shape}")
     return np.clip(array, 0, 1).astype(np.float32)
 
 # %% ../../../nbs/1_data/world/00_blur_and_colour.ipynb #f64dbbcc

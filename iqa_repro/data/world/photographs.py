@@ -36,14 +36,12 @@ class Photograph:
     # height, side as share of the shorter side
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #f002484b
-def _read_photographs():
-    with files("iqa_repro.data").joinpath("photographs.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            place = tuple(map(float, row.pop("subject_at").split()))
-            yield row["name"], Photograph(**row, subject_at=place)
+def _photograph(name, source, scene, subject, role, subject_at):  # words of a row
+    return Photograph(name, source, scene, subject, role, tuple(map(float, subject_at.split())))
 
 
-PHOTOGRAPHS = dict(_read_photographs())
+_TABLE = files("iqa_repro.data").joinpath("photographs.csv").read_text(encoding="utf-8")
+PHOTOGRAPHS = {row["name"]: _photograph(**row) for row in csv.DictReader(_TABLE.splitlines())}
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #312a4146
 def soft_noise(
