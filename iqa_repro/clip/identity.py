@@ -54,10 +54,8 @@ def named_backbone(
         return replace(clip, pretrained=facts["pretrained"], mean=tuple(pixels[:3]), std=tuple(pixels[3:]))
     if facts["sha256"] != (found := backbone_digest(clip)):
         made = f"weights {str(facts['sha256'])[:12]} ({facts['pretrained']!r}) of {facts['clip']!r}"
-        got = (
-            f"got {found[:12]} ({clip.pretrained!r}) of {clip.name!r}; load the backbone that the file names"
-        )
-        raise ValueError(f"{path} was made with {made}, {got}")
+        got = f"got {found[:12]} ({clip.pretrained!r}) of {clip.name!r}"
+        raise ValueError(f"{path} was made with {made}, {got}; load the backbone that the file names")
     return clip
 
 # %% ../../nbs/2_clip/07_identity.ipynb #3a293d55

@@ -31,10 +31,8 @@ def require_quickgelu(
     from open_clip.transformer import QuickGELU  # takes seconds to import: only where a model is built
 
     if not any(isinstance(module, QuickGELU) for module in model.modules()):
-        ask = (
-            f"they would load and score wrongly. Ask for {name.removesuffix('-quickgelu') + '-quickgelu'!r}."
-        )
-        raise ValueError(f"model {name!r} uses plain GELU, but OpenAI's weights need QuickGELU: {ask}")
+        other = f"they would score wrongly. Ask for {name.removesuffix('-quickgelu') + '-quickgelu'!r}."
+        raise ValueError(f"model {name!r} uses plain GELU, but OpenAI's weights need QuickGELU: {other}")
 
 # %% ../../nbs/2_clip/06_loading.ipynb #ae30224c
 OPENAI_SHA256 = {  # of the archives at OpenAI, whose address holds them (DIFFERENCES.md G)
@@ -148,10 +146,9 @@ def _needs_quickgelu(name, pretrained, quick_gelu):  # the weights, and the mode
     wanted = tag.get("quick_gelu", False) if tag else quick_gelu
     built = bool(open_clip.get_model_config(name).get("quick_gelu"))
     if wanted and not built:
-        raise ValueError(
-            f"model {name!r} uses plain GELU, but {pretrained!r} needs QuickGELU: the weights would load and score wrongly. "
-            f"Ask for {name + '-quickgelu'!r}, or for a file pass quick_gelu=False if it was trained with the exact GELU."
-        )
+        exact = "or for a file pass quick_gelu=False if it was trained with the exact GELU."
+        ask = f"the weights would load and score wrongly. Ask for {name + '-quickgelu'!r}, {exact}"
+        raise ValueError(f"model {name!r} uses plain GELU, but {pretrained!r} needs QuickGELU: {ask}")
     if built and not wanted:
         exact = f"{pretrained!r} was trained with the exact GELU; ask for {name.removesuffix('-quickgelu')!r}"
         raise ValueError(f"model {name!r} uses QuickGELU, but {exact}")

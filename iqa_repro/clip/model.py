@@ -60,9 +60,8 @@ def tokenize(
     counts = [len(clip.tokenizer.encode(prompt)) + 2 for prompt in prompts]
     if (most := max(counts)) > tokens.shape[1]:
         longest = prompts[counts.index(most)]
-        raise ValueError(
-            f"prompt {longest!r} needs {most} tokens, the model reads {tokens.shape[1]}; shorten it"
-        )
+        reads = f"the model reads {tokens.shape[1]}; shorten it"
+        raise ValueError(f"prompt {longest!r} needs {most} tokens, {reads}")
     return tokens
 
 # %% ../../nbs/2_clip/01_model.ipynb #3795d8da

@@ -30,17 +30,13 @@ def differences(
     table = recipe_table()[["stage", "evidence"]]
     table = table.assign(**{side: [getattr(r, name) for name in table.index] for side, r in sides.items()})
     table = table[[getattr(sides["paper"], name) != getattr(sides["released"], name) for name in table.index]]
-    wanted = (
-        list(table.index) if meta_settings == "all" else [name.strip() for name in meta_settings.split(",")]
-    )
+    names = [name.strip() for name in meta_settings.split(",")]
+    wanted = list(table.index) if names == ["all"] else names
     if unknown := sorted(set(wanted) - set(table.index)):
-        raise ValueError(
-            f"meta_settings has {unknown}, which are no differences; there are {list(table.index)}"
-        )
-    idle = _idle(table, wanted, settings)
-    return table.assign(
-        leaky=table.index.isin(sides["released"].leaky), idle=[idle.get(n, "") for n in table.index]
-    )
+        known = list(table.index)
+        raise ValueError(f"meta_settings has {unknown}, which are no differences; there are {known}")
+    idle, leaky = _idle(table, wanted, settings), table.index.isin(sides["released"].leaky)
+    return table.assign(leaky=leaky, idle=[idle.get(name, "") for name in table.index])
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #6f52d05d
 def _idle(table, wanted, settings):  # setting -> why it is not turned

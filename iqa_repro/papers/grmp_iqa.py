@@ -161,10 +161,8 @@ def table3(
 ) -> list[Trial]:
     "Trained on one data set, judged on the others (GRMP-IQA Table 3)"
     datasets = ("live", "csiq") if settings.smoke else CROSS
-    splits, options = (
-        repeats(settings, settings.profile.supervised.splits),
-        GRMPOptions("GRMP-IQA", strength, recipe),
-    )
+    splits = repeats(settings, settings.profile.supervised.splits)
+    options = GRMPOptions("GRMP-IQA", strength, recipe)
     others = lambda d: tuple(other for other in datasets if other != d)
     tuned = [Trial(d, "GRMP-IQA", 1.0, i, seed, options, judges=others(d)) for d in datasets for i in splits]
     return [*tuned, *_zero_shot(("CLIP", "GRMP-IQA"), range(1), datasets, seed, recipe)]
@@ -181,10 +179,8 @@ def table4(
     return _zero_shot(variants, splits, JUDGES, seed, recipe)
 
 
-STARTS = {
-    name: name for name in ("no pre-training", "plain pre-training")
-}  # row of Table 5 -> key of VARIANTS
-STARTS |= {"meta-learning": "GRMP-IQA"}
+_OTHER_STARTS = ("no pre-training", "plain pre-training")
+STARTS = {name: name for name in _OTHER_STARTS} | {"meta-learning": "GRMP-IQA"}  # row of Table 5 -> variant
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #defbf0fe
 def table5(

@@ -53,13 +53,11 @@ def encode_pairs(
 # %% ../../../nbs/4_methods/uniqa/00_contrastive.ipynb #bdf82cf8
 def _run_tower(transformer, x, end=None):
     "(b, t, d) -> (b, d): the class token, or under the causal mask the end token"
-    again = (
-        partial(partial, checkpoint, use_reentrant=False) if transformer.grad_checkpointing else lambda f: f
-    )
+    run = partial(checkpoint, use_reentrant=False) if transformer.grad_checkpointing else lambda f, *x: f(*x)
     *blocks, last = transformer.resblocks
     for block in blocks:
-        x = again(run_block)(block, x, None, end is not None)
-    return again(run_block_at)(last, x, end)
+        x = run(run_block, block, x, None, end is not None)
+    return run(run_block_at, last, x, end)
 
 # %% ../../../nbs/4_methods/uniqa/00_contrastive.ipynb #39e74dc1
 def pair_loss(

@@ -53,9 +53,10 @@ def _check_settings(settings):
     if small or not (0 < rates[0] < np.inf and 0 <= rates[1] < np.inf):  # also refuses NaN
         wanted = "counts must be at least 1, lr above 0 and backbone_lr at least 0"
         raise ValueError(f"{wanted}, got {small or rates}")
-    for name, values in _WORDS.items():
-        if (value := getattr(settings, name)) not in values:
-            raise ValueError(f"{name} must be one of {values}, got {value!r}")
+    got = {name: getattr(settings, name) for name in _WORDS}
+    wrong = [f"{n} must be one of {_WORDS[n]}, got {got[n]!r}" for n in got if got[n] not in _WORDS[n]]
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 # %% ../../../nbs/4_methods/uniqa/07_fitting_loop.ipynb #35d7da35
 def check_select(
@@ -71,10 +72,8 @@ def check_select(
         use = "hold some out, or use select='last'"
         raise ValueError(f"the recipe selects the epoch on validation labels, got none; {use}")
     if select == "test" and watch is None:
-        use = "pass one, or use 'validation'"
-        raise ValueError(
-            f"the recipe selects the epoch on test pictures (select='test'), got no watch; {use}"
-        )
+        use = "got no watch; pass one, or use 'validation'"
+        raise ValueError(f"the recipe selects the epoch on test pictures (select='test'), {use}")
 
 # %% ../../../nbs/4_methods/uniqa/07_fitting_loop.ipynb #5c950788
 def labelled_features(

@@ -252,10 +252,8 @@ def load_run(
     "Resume from a saved state (our choice)"
     tensors, facts = load_checkpoint(path)
     if facts.get("story") != run.story:
-        other = (
-            f"other captions, settings, seed or sizes (hash {facts.get('story')}, this run has {run.story})"
-        )
-        raise ValueError(f"{path} keeps a pre-training of {other}; give another file, or delete it")
+        hashes = f"(hash {facts.get('story')}, this run has {run.story}); give another file, or delete it"
+        raise ValueError(f"{path} keeps a pre-training of other captions, settings, seed or sizes {hashes}")
     model, weights = run.clip.model, {n[6:]: value for n, value in tensors.items() if n.startswith("model/")}
     load_into(model, weights, what=str(path))
     for name, p in model.named_parameters():
