@@ -87,6 +87,7 @@ class DatasetFacts:
     terms: str = "not stated"  # what they say of its use
     archives: tuple[str, ...] = ()  # files that it comes in, with sizes where they are known
     source: str = ""  # where the scores were published, if not at home
+    megapixels: float = 0.79  # of a picture, roughly; not known: as KonIQ-10k's 1024×768
 
     def facts(self, score_set: str = "mos", **changes: Any) -> TableFacts:  # changes: other fields
         "The facts that its picture table carries (contract 1)"
