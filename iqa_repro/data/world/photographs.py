@@ -17,17 +17,8 @@ from PIL import Image
 from ...core.seeds import numpy_generator
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #f8ab1bf3
-SCENES = (  # the nine scene words (GRMP-IQA §3.4), spelled as in the released code (DIFFERENCES.md D6)
-    "animal",
-    "cityscape",
-    "human",
-    "indoor",
-    "landscape",
-    "night",
-    "plant",
-    "still_life",
-    "others",
-)
+# the nine scene words (GRMP-IQA §3.4), spelled as in the released code (DIFFERENCES.md D6)
+SCENES = ("animal", "cityscape", "human", "indoor", "landscape", "night", "plant", "still_life", "others")
 
 # %% ../../../nbs/1_data/world/03_photographs.ipynb #222de6dd
 @dataclass(frozen=True)
