@@ -214,5 +214,6 @@ def run_trials(
         for trial, result in zip(group, results, strict=True):
             for row in _rows(trial, result, settings):
                 run.append(row)
-            for row in _curves(trial, result, settings) if curves is not None else ():
-                curves.append(row)
+            if curves is not None:
+                for row in _curves(trial, result, settings):
+                    curves.append(row)
