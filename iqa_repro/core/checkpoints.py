@@ -90,9 +90,7 @@ def read_metadata(
     return content["metadata"]
 
 # %% ../../nbs/0_core/04_checkpoints.ipynb #f1c8ad75
-_NUMBERS = (
-    "float16 bfloat16 float32 float64 bool uint8 int8 int16 int32 int64"  # what models and generators hold
-)
+_NUMBERS = "float16 bfloat16 float32 float64 bool uint8 int8 int16 int32 int64"  # of models, generators
 DTYPES = tuple(getattr(torch, name) for name in _NUMBERS.split())  # our choice
 
 

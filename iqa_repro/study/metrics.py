@@ -88,9 +88,7 @@ def logistic_map(
     curve: Callable[..., np.ndarray] = _logistic4 if parameters == 4 else _logistic5
     start = (high, low, 0, 1) if parameters == 4 else (high - low, 1, 0, 0, 0)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", scipy.optimize.OptimizeWarning
-        )  # a perfect fit has no covariance; not used
+        warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)  # a perfect fit has no covariance
         try:
             fitted, _ = scipy.optimize.curve_fit(curve, z, t, p0=start, maxfev=evaluations)
         except RuntimeError as error:

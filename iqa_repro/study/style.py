@@ -51,9 +51,7 @@ def paper_style() -> Iterator[None]:
         mpl.rcParams.update(STYLE)
         yield
         interactive = mpl.is_interactive()
-    mpl.interactive(
-        interactive
-    )  # a notebook's first figure turns it on, and later ones are not shown without
+    mpl.interactive(interactive)  # turned on by a notebook's first figure; without it, later ones do not show
 
 # %% ../../nbs/5_study/03_style.ipynb #e4fabf91
 _BLUE, _ORANGE, _GREEN, _RED, _PURPLE, _BROWN, _PINK, _GREY, _YELLOW, _SKY = sns.color_palette(

@@ -55,7 +55,7 @@ def plan_stand_in(
         raise ValueError(f"no stand-in for {name!r}; there are {sorted(STAND_INS)}")
     spec, parts = STAND_INS[name], _parts(STAND_INS[name])
     if spec.kind == "aesthetic":
-        rows = [_vote(spec, *part, *_sources(seed, name, i)) for i, part in enumerate(parts)]
+        rows = [_vote(spec, photograph, seed, name, i) for i, (_, photograph) in enumerate(parts)]
     else:
         rows = _distorted(spec, name, seed, numpy_generator(seed, "plan", name))
     table = pd.DataFrame(rows)
@@ -127,12 +127,10 @@ def _natural_scores(spec, steps, own, generator):
     return {"mos": scores["mos_naturalness"]} | scores | {"faults": faults}
 
 # %% ../../../nbs/1_data/world/07_embedded.ipynb #0293194a
-def _sources(seed, name, i):  # of picture i: all that it decides, its relevant and irrelevant comments
-    draws = [numpy_generator(seed, use, name, i) for use in ("look", "on", "beside")]
-    return int(derive_seed(seed, name, i) % 2**31), *draws
-
-
-def _vote(spec, split, photograph, cut, generator, on, beside):
+def _vote(
+    spec, photograph, seed, name, i
+):  # picture i; its looks, relevant and irrelevant comments are drawn
+    generator, on, beside = (numpy_generator(seed, use, name, i) for use in ("look", "on", "beside"))
     looks, (judges, low, high) = draw_looks(photograph.name, generator), spec.panel
     appeal = numpy_generator(0, "appeal", photograph.name).normal(0, APPEAL)
     rating = aesthetic_rating(looks) + appeal + generator.normal(0, TASTE)
@@ -141,6 +139,7 @@ def _vote(spec, split, photograph, cut, generator, on, beside):
     facts |= {"scene": photograph.scene, "looks": looks}
     if spec.commented:
         facts["captions"], facts["relevant"] = write_comments(photograph.subject, looks, on, beside)
+    cut = int(derive_seed(seed, name, i) % 2**31)
     return facts | {"photograph": photograph.name, "cut": cut, "steps": []}
 
 # %% ../../../nbs/1_data/world/07_embedded.ipynb #97629cd6
