@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from .instructions import LONGEST_CAPTION, Answers, CaptionRequest
+from .instructions import LONGEST_CAPTION, CaptionRequest
 from .interface import GREEDY, PATIENCE, BackendError, Decoding, patiently
 from .interface import picture_url, rgb_picture
 from ..core.names import need
@@ -134,7 +134,7 @@ class ServerCaptioner:
         self.base_url, self.model, self.decoding, self.traffic = base_url, model, decoding, traffic
         self.name, self._client = f"{model} (server, {decoding})", _client(base_url, api_key, traffic)
 
-    def __call__(self, requests: Iterable[CaptionRequest]) -> Answers:
+    def __call__(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple]:  # request, and text or error
         "Answers as they come (our choice)"
         work = lambda these: map_in_flight(partial(_ask, self), these, self.traffic.concurrency)
         return patiently(work, requests, self.traffic.patience)
@@ -227,7 +227,7 @@ class LocalCaptioner:
         name, kind = Path(model).name if Path(model).is_dir() else model, str(self._model.dtype)
         self.name = f"{name} (local, {kind.removeprefix('torch.')}, {decoding})"
 
-    def __call__(self, requests: Iterable[CaptionRequest]) -> Answers:
+    def __call__(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple]:  # request, and text or error
         "Answers batch by batch, in order within what could be read (our choice)"
         return patiently(partial(_batches, self), requests, PATIENCE)
 

@@ -9,7 +9,7 @@ __all__ = ['WORDS', 'FACTORS', 'Measurements', 'measure', 'Step', 'read_off', 'p
 import hashlib
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -19,7 +19,7 @@ import skimage
 
 from ..core.seeds import numpy_generator
 from ..data.images import read_image
-from .instructions import LEVELS, PROMPTS, Answers, CaptionRequest
+from .instructions import LEVELS, PROMPTS, CaptionRequest
 
 # %% ../../nbs/3_captions/01_describing.ipynb #250aba75
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Step:
 # %% ../../nbs/3_captions/01_describing.ipynb #f38951de
 WORDS = tomllib.loads(files("iqa_repro.captions").joinpath("describer.toml").read_text(encoding="utf-8"))
 FACTORS = {  # factor -> its ladder
-    factor: tuple(Step(*rung[:3], tuple(rung[3:])) for rung in rungs)
+    factor: tuple(Step(below, grade, word, tuple(sayings)) for below, grade, word, *sayings in rungs)
     for factor, rungs in WORDS["ladders"].items()
 }
 
@@ -199,7 +199,7 @@ class Describer:
         self.name = "embedded describer 1"  # goes into caption files; the number changes when captions do
         self.name += f", seed {seed}" if seed else ""
 
-    def __call__(self, requests: Iterable[CaptionRequest]) -> Answers:  # in order; best by picture
+    def __call__(self, requests: Iterable[CaptionRequest]) -> Iterator[tuple]:  # request, and text or error
         "Describe pictures by their measurements (our choice)"
         path = None
         answer: str | Exception

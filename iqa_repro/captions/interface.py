@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .instructions import Answers, CaptionRequest
+from .instructions import CaptionRequest
 from ..data.images import read_image
 
 # %% ../../nbs/3_captions/02_interface.ipynb #f96310b3
@@ -38,7 +38,7 @@ def patiently(
     answers: Callable[[Iterator], Iterator[tuple]],  # requests → (request, answer) each
     requests: Iterable[CaptionRequest],  # taken one by one
     patience: int,  # failures of the back end in a row after which it is given up, ≥ 1
-) -> Answers:  # what `answers` yields
+) -> Iterator[tuple[CaptionRequest, str | Exception]]:  # what `answers` yields
     "Pass answers on; take no more requests and raise once the back end is clearly gone (our choice)"
     failures = 0
     ends: list[str] = []
