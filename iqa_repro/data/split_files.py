@@ -91,7 +91,7 @@ def read_liqe_split(
     table: pd.DataFrame,  # picture table of the same data set
 ) -> dict[str, pd.DataFrame]:  # part -> its rows
     "One of LIQE's splits (Zhang et al. 2023; docs/datasets.md §3)"
-    folder, places = Path(folder), {}
+    folder, places = Path(folder), dict[str, str]()
     for word, part in (("train", "train"), ("val", "validation"), ("test", "test")):
         files = sorted(folder.glob(f"*_{word}.txt")) or sorted(folder.glob(f"*_{word}_clip.txt"))
         if len(files) != 1:

@@ -52,5 +52,5 @@ def read_captioned_ava(
     return table.assign(captions=captions)[captions.notna()].reset_index(drop=True)
 
 # %% ../../../nbs/1_data/sets/15_ava_captions.ipynb #999cfda0
-_OWN = dict(name="ava_captions", folder="ava", reader=read_captioned_ava)
-SET = replace(ava.SET, **_OWN, listed=None, by_hand="", stand_in=None)
+_AVA = replace(ava.SET, listed=None, by_hand="", stand_in=None)
+SET = replace(_AVA, name="ava_captions", folder="ava", reader=read_captioned_ava)
