@@ -31,7 +31,8 @@ def require_quickgelu(
     from open_clip.transformer import QuickGELU  # takes seconds to import: only where a model is built
 
     if not any(isinstance(module, QuickGELU) for module in model.modules()):
-        other = f"they would score wrongly. Ask for {name.removesuffix('-quickgelu') + '-quickgelu'!r}."
+        ask = f"Ask for {name.removesuffix('-quickgelu') + '-quickgelu'!r}."
+        other = f"they would load without a warning and score wrongly. {ask}"
         raise ValueError(f"model {name!r} uses plain GELU, but OpenAI's weights need QuickGELU: {other}")
 
 # %% ../../nbs/2_clip/06_loading.ipynb #ae30224c

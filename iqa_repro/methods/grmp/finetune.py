@@ -159,7 +159,8 @@ def _look(run):
         features, text = upper_features(model, tokens, run.settings.blocks), model.text(model.clip)
         loss = quality_loss(model.clip.temperature * features @ text.T, crops.quality[rows]).item()
         if not np.isfinite(loss):
-            raise FloatingPointError(f"before a look: the loss on the training pictures became {loss}")
+            where = "in the last step before a look: the loss on the training pictures"
+            raise FloatingPointError(f"{where} became {loss}")
         seen = run.watch(model) if run.watch else None
         if run.judged is not None:
             held = quality_loss(run.judged.logits(), run.validation.quality.to(crops.device)).item()
@@ -211,7 +212,7 @@ def _value(select, row):
 # %% ../../../nbs/4_methods/grmp/07_finetune.ipynb #676b4221
 def _check_finetune(model, validation, settings, teacher, watch):
     if settings.strength > 0 and teacher is None:
-        against = "needs the original CLIP; pass it as teacher, or strength=0"
+        against = "regularizes against the original CLIP; pass it as teacher, or strength=0"
         raise ValueError(f"strength={settings.strength} {against}")
     if model.recipe.select == "validation" and validation is None:
         missing = "recipe selects the epoch on validation pictures, got none"

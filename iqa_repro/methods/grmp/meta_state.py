@@ -98,7 +98,8 @@ def load_state(
     tensors, facts = load_checkpoint(path)
     if facts["story"] != run:
         other = f"other tasks, settings, recipe or sizes (hash {facts['story']}, this run has {run})"
-        raise ValueError(f"{path} keeps a meta-training of {other}; give another file, or delete it")
+        use = "give another file, or delete it to start anew"
+        raise ValueError(f"{path} keeps a meta-training of {other}; {use}")
     device = state.theta[0].device
     group = lambda name: [tensors[f"{name}.{i}"].to(device) for i in range(len(state.theta))]
     state.theta, state.current = group("theta"), group("current")

@@ -39,7 +39,8 @@ def semantic_loss(
 # %% ../../../nbs/4_methods/grmp/01_qgr.ipynb #ebb08ec9
 def _check_pairs(pairs, strength):
     if not 0 <= strength < math.inf:  # also for NaN
-        raise ValueError(f"strength (λ of Eq. 8) must be at least 0, got {strength}; 0 switches QGR off")
+        least = f"a number of at least 0, got {strength}; 0 switches QGR off"
+        raise ValueError(f"strength (λ of Eq. 8) must be {least}")
     for q, s in pairs:
         if q.shape != s.shape:
             got = f"g_quality {tuple(q.shape)} and g_semantic {tuple(s.shape)}"
@@ -96,7 +97,9 @@ def gradient_angle(
     "Angle between the two gradients over the tensors that both reach (GRMP-IQA Fig. 4b)"
     pairs = [(q, s) for q, s in zip(quality, semantic, strict=True) if s is not None]
     if not pairs:
-        raise ValueError("no tensor is reached by both losses; are all semantic gradients None?")
+        raise ValueError(
+            "no tensor is reached by both losses, so there is no angle; are all semantic ones None?"
+        )
     products = [(_dot(q, s), _dot(q, q), _dot(s, s)) for q, s in pairs]
     dot, q2, s2 = (sum(values) for values in zip(*products, strict=True))
     if q2 == 0 or s2 == 0:

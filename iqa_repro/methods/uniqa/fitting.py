@@ -60,7 +60,8 @@ def _check_alike(models, rows, generators, validations, watches):
     first = models[0]
     kind = lambda model: (id(model.model), model.adapter.recipe, model.adapter.cue)
     if any(kind(model) != kind(first) or not torch.equal(model.tokens, first.tokens) for model in models):
-        raise ValueError("models side by side need one backbone, the same prompts, cue and recipe")
+        same = "one backbone, the same prompts, cue and recipe; fit them alone"
+        raise ValueError(f"models side by side need {same}")
 
 
 def _check_fit(models, features, settings, validations, watches):

@@ -193,7 +193,7 @@ def _share(rows):  # this process's part of a batch
 def _check_batch(units, settings):
     world = process_place()[1]
     if settings.batch % world or settings.batch > units:
-        pairs = f"an epoch has {units} pairs (captions={settings.captions!r})"
+        pairs = f"an epoch has {units} pairs (captions={settings.captions!r}); choose another batch"
         raise ValueError(f"a batch of {settings.batch} must divide by {world} processes and {pairs}")
 
 
@@ -252,8 +252,11 @@ def load_run(
     "Resume from a saved state (our choice)"
     tensors, facts = load_checkpoint(path)
     if facts.get("story") != run.story:
-        hashes = f"(hash {facts.get('story')}, this run has {run.story}); give another file, or delete it"
-        raise ValueError(f"{path} keeps a pre-training of other captions, settings, seed or sizes {hashes}")
+        hashes = f"(hash {facts.get('story')}, this run has {run.story})"
+        use = (
+            f"other captions, settings, seed or sizes {hashes}; give another file, or delete it to start anew"
+        )
+        raise ValueError(f"{path} keeps a pre-training of {use}")
     model, weights = run.clip.model, {n[6:]: value for n, value in tensors.items() if n.startswith("model/")}
     load_into(model, weights, what=str(path))
     for name, p in model.named_parameters():
