@@ -55,10 +55,6 @@ def _loss(clip, features, text, quality):
     return F.binary_cross_entropy_with_logits(logits[:, 0] - logits[:, 1], quality.to(logits.device))
 
 
-def _optimizer(context, settings):
-    return torch.optim.SGD([context], settings.lr, settings.momentum, weight_decay=settings.weight_decay)
-
-
 def _train_epoch(method, features, quality, text, batch, generator, optimizer):
     "One view of each image; gives the text features after the last step"
     n, views = features.shape[:2]
@@ -79,7 +75,8 @@ def _fit(method, train, validation, settings, generator):
     with torch.no_grad():
         held = None if validation is None else map_pictures(method.image_features, validation.images)
     best, text = (np.inf, 0, None, None), method.prompt(clip)  # loss, epoch, context, text
-    optimizer = _optimizer(context, settings)
+    decay = settings.weight_decay
+    optimizer = torch.optim.SGD([context], settings.lr, settings.momentum, weight_decay=decay)
     for epoch in range(settings.epochs + 1):
         loss = _loss(clip, features[:, 0], text.detach(), train.quality).item()
         seen = np.nan if held is None else _loss(clip, held, text.detach(), validation.quality).item()

@@ -151,9 +151,7 @@ class Method:
     reader: Callable[[Path, Backbone], nn.Module] | None = None  # checkpoint, its backbone -> model
     kind: type | None = None  # of the models that `sentences` takes
     sentences: Callable[[Any, Tensor], Sentences] | None = None  # model, crops (n, 3, s, s) of one image
-    learner: Callable[[Any], Any] | str = (
-        ""  # or its "module:name": options of adapt -> methods.learning.Learner
-    )
+    learner: Callable[[Any], Any] | str = ""  # options of adapt -> methods.learning.Learner, or "module:name"
 
     def __post_init__(self) -> None:
         if bool(self.command) != bool(self.scorer or self.learner):

@@ -130,11 +130,8 @@ def _scored(job, part):  # the part with the score that is asked for
 
 
 def _draw(job):
-    return torch_generator(job.seed + job.split, "adapter", job.dataset, job.score or _heading(job.shots))
-
-
-def _heading(shots):
-    return str(shots) if isinstance(shots, int) else "full"
+    heading = str(job.shots) if isinstance(job.shots, int) else "full"
+    return torch_generator(job.seed + job.split, "adapter", job.dataset, job.score or heading)
 
 
 def _peek(job, model):  # leaky
