@@ -91,7 +91,7 @@ def named_clip(
     name = options.clip or named.get("clip") or "tiny"
     pretrained = options.pretrained or ("embedded" if name == "tiny" else "openai")
     if not options.pretrained and "pretrained" in named:
-        pretrained = check_named_weights(named["pretrained"], path)
+        pretrained = check_named_weights(named["pretrained"], str(path))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of random weights, which are for trying things out
         return load_clip(name, pretrained, str(pick_device(options.device))), path

@@ -245,7 +245,7 @@ def _sentences(model: AntonymCLIP, crops: Tensor) -> Sentences:
     return Sentences(names, logits, torch.tensor([[one, 0.0] for one in worth]), features)
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #608f2546
-def _zero_shot(command: str, kind: type[AntonymCLIP], *said: Any) -> Method:
+def _zero_shot(command, kind, *said):  # said: name, about, look
     build = lambda job, **sizes: kind(**sizes)
     asked = dict(command=command, scorer=kind, kind=kind, sentences=_sentences)
     return register_baseline("iqa_repro.methods.zero_shot", *said, build, **asked)

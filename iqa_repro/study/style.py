@@ -52,7 +52,8 @@ def paper_style() -> Iterator[None]:
 # %% ../../nbs/5_study/03_style.ipynb #e4fabf91
 _PALETTE = sns.color_palette("colorblind").as_hex()
 _BLUE, _GREEN, _RED, _PURPLE, _PINK, _GREY, _SKY = (_PALETTE[i] for i in (0, 2, 3, 4, 6, 7, 9))
-_ROWS = {  # method or look → rows; ablations (GRMP-IQA Tables 4–7), variants (UniQA Tables 4–6, 11–16), orders (Fig. 14)
+# ablations (GRMP-IQA Tables 4–7), variants (UniQA Tables 4–6, 11–16), orders (Fig. 14)
+_ROWS: dict[Any, str] = {  # method or look → rows
     "zero-shot CLIP": "CLIP / no pre-training",
     "zero-shot CLIP-IQA": "CLIP-IQA / λ = 1 / quality / wording 1 / IR",
     "CoOp": "antonym prompt",
