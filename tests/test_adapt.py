@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from iqa_repro.app.adapt.folds import cross_validate
 from iqa_repro.app.adapt.labels import AdaptOptions, read_labels
-from iqa_repro.app.adapt.learners import grmp_learner
 from iqa_repro.app.adapt.report import write_adapt_report
 from iqa_repro.app.adapt.run import adapt
 from iqa_repro.app.cards import Card, card_of, card_text
@@ -27,6 +26,7 @@ from iqa_repro.app.scoring import find_pictures, score_files
 from iqa_repro.clip.tiny import build_tiny, save_tiny
 from iqa_repro.data.images import write_image
 from iqa_repro.data.world.photographs import cut_scene
+from iqa_repro.methods.grmp.learner import grmp_learner
 
 QUICK = {"folds": 2, "epochs": 2, "low": 0, "high": 100}
 TRIAL = os.environ.get("IQA_REPRO_TRIAL") == "all"

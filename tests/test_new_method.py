@@ -1,4 +1,4 @@
-"""A method is registered once: a toy method in a module of its own goes through a table, a figure and `iqa-repro score`."""
+"""A method is registered once: a toy in a module of its own goes through a table, a figure, `score`, `adapt` and `explain`."""
 
 import csv
 import os
@@ -8,25 +8,32 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY = """
 "A method that is no part of the package: how bright an image is, shifted by what the labels say"
+from dataclasses import replace
+
+import pandas as pd
 import torch
 from torch import nn
+from iqa_repro.clip.identity import backbone_facts
 from iqa_repro.clip.inputs import images_of
+from iqa_repro.core.checkpoints import load_checkpoint, load_into, save_checkpoint
+from iqa_repro.data.pictures import PictureFiles
 from iqa_repro.data.tables import quality_of
-from iqa_repro.methods.registry import Fitted, Method
+from iqa_repro.methods.learning import Learner, named_clip
+from iqa_repro.methods.registry import Fitted, Method, NoOptions, score_images
 
 
 class Brightness(nn.Module):
     def __init__(self, shift=0.0):
         super().__init__()
-        self.scale = nn.Parameter(torch.tensor(1.0))
-        self.shift = shift
+        self.shift = nn.Parameter(torch.tensor(shift))
 
     def forward(self, images):
-        return (self.scale * images.mean((1, 2, 3)) + self.shift).clamp(0, 1)
+        return (images.mean((1, 2, 3)) + self.shift).clamp(0, 1)
 
 
 def fit(jobs):
@@ -40,9 +47,30 @@ def fit(jobs):
     return fitted
 
 
-METHODS = (
-    Method("toy", "brightness", ("#123456", "*"), fit, command="toy", scorer=lambda clip, crops=1: Brightness()),
+def read(path, clip):
+    return load_into(Brightness(), load_checkpoint(path)[0], what=str(path))
+
+
+def learner(options):
+    clip, weights = named_clip(options)
+
+    def fit(model, rows, held, generator):
+        with torch.no_grad():
+            model.shift.fill_(0.1 * float(quality_of(rows).mean()))
+        return pd.DataFrame({"epoch": [0, 1], "chosen": [False, True]})
+
+    def save(model, path, card):
+        save_checkpoint(path, model.state_dict(), {"method": "toy", "card": card, **backbone_facts(clip, False)})
+
+    score = lambda model, rows: score_images(model, PictureFiles(rows["image"])).numpy()
+    return Learner("toy", clip, NoOptions(), "nothing", weights, Brightness, fit, score, save)
+
+
+toy = Method(
+    "toy", "brightness", ("#123456", "*"), fit, command="toy", scorer=lambda clip, crops=1: Brightness(),
+    reader=read, learner=learner,
 )
+METHODS = (toy, replace(toy, name="a toy that learns nothing", command="still", reader=None, learner=""))
 """
 TABLE = """
 import json, sys
@@ -79,15 +107,62 @@ def test_toy_method_goes_through_a_table_and_a_figure(tmp_path):
     assert done.stdout.strip() == '{"methods": ["toy"], "rows": 8, "drawn": true}'
 
 
-def test_toy_method_scores_on_the_command_line(tmp_path):
-    Image.fromarray(np.full((64, 64, 3), 51, np.uint8)).save(tmp_path / "grey.png")
+def command(tmp_path, *words):
+    "`iqa-repro` with these words"
     main = "import sys; sys.argv[0] = 'iqa-repro'; from iqa_repro.app.cli import main; main()"
-    words = ("score", str(tmp_path / "grey.png"), "--method", "toy", "-o", str(tmp_path / "scores.csv"))
-    done = call(tmp_path, "-c", main, *words)
+    return call(tmp_path, "-c", main, *map(str, words))
+
+
+def grey(path, level):
+    Image.fromarray(np.full((64, 64, 3), level, np.uint8)).save(path)
+    return path
+
+
+def scores(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_toy_method_scores_on_the_command_line(tmp_path):
+    words = ("score", grey(tmp_path / "grey.png", 51), "--method", "toy", "-o", tmp_path / "scores.csv")
+    done = command(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    with open(tmp_path / "scores.csv", newline="") as file:
-        [row] = csv.DictReader(file)
+    [row] = scores(tmp_path / "scores.csv")
     assert abs(float(row["score"]) - 51 / 255) < 1e-5 and row["method"] == "toy", row
+
+
+def labels(tmp_path):
+    rows = [f"{grey(tmp_path / f'{level}.png', level)},{1 + level / 60}" for level in range(0, 240, 12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,mos", *rows]))
+    return tmp_path / "labels.csv"
+
+
+def test_toy_method_is_adapted_and_scores_from_its_own_checkpoint(tmp_path):
+    words = ("adapt", labels(tmp_path), "--low", 1, "--high", 5, "--folds", 2, "-o", tmp_path / "mine")
+    done = command(tmp_path, *words, "--method", "toy")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SRCC is 1.00," in done.stdout, done.stdout  # brightness is what these labels follow
+    checkpoint = tmp_path / "mine" / "checkpoint.safetensors"
+    shift = load_file(checkpoint)["shift"].item()
+    assert 0 < shift < 0.1
+    words = ("score", grey(tmp_path / "grey.png", 51), "--weights", checkpoint, "-o", tmp_path / "scores.csv")
+    done = command(tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [row] = scores(tmp_path / "scores.csv")
+    assert abs(float(row["score"]) - 51 / 255 - shift) < 1e-5 and row["method"] == "toy", row
+
+
+def test_what_a_method_does_not_bring_is_said_in_plain_words(tmp_path):
+    table = labels(tmp_path)
+    done = command(tmp_path, "adapt", table, "--method", "still", "-o", tmp_path / "mine")
+    assert done.returncode == 2 and not (tmp_path / "mine").exists()
+    said = " ".join(done.stderr.split())
+    assert "method 'still' cannot be adapted: it brings no learner. Those that do are" in said, said
+    assert "'grmp', 'uniqa', 'toy'" in said, said
+    done = command(tmp_path, "explain", tmp_path / "12.png", "--method", "toy")
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = " ".join(done.stderr.split())
+    assert "there is no explanation for Brightness yet, only for CoOp, GRMP-IQA, UniQA" in said, said
 
 
 def test_unknown_method_is_answered_with_those_that_there_are(tmp_path):

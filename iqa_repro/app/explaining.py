@@ -24,17 +24,15 @@ from torch import Tensor
 
 from .scorer import Scorer, as_pictures
 from .scoring import check_sides
-from ..methods.coop import CoOp
-from ..methods.zero_shot import CLIPIQA, AntonymCLIP
-from ..clip.backbone import encode_images, encode_prompts
+from ..clip.backbone import encode_prompts
 from ..clip.features import PRECISIONS
 from ..core.paths import atomic_path
 from ..data.crops import fit_crop
 from ..data.images import DecodedPicture, as_unit, decode_picture
 from ..data.pictures import PictureFiles
-from ..methods.grmp.model import GRMPIQA
+from ..methods.registry import all_methods
+from ..methods.uniqa.multi_cue import PROMPT_GROUPS
 from ..study.style import TWO_COLUMNS, paper_style, stand_in_banner
-from ..methods.uniqa.adapter import PROMPT_GROUPS, UniQA
 
 # %% ../../nbs/9_app/06_explaining.ipynb #1e4c38e7
 LEVELS = ("bad", "poor", "fair", "good", "perfect")  # UniQA §4.1
@@ -47,9 +45,7 @@ class Explanation:
     score: float  # in [0, 1], higher is better
     prompts: pd.DataFrame  # group, sentence, similarity, logit, share, worth, adds; `adds` sums to the score
     levels: dict[str, float]  # level, bad … perfect → probability
-    own_levels: (
-        bool  # whether they are the method's; False: those of the same CLIP, without effect on the score
-    )
+    own_levels: bool  # whether they are the method's; False: the same CLIP's, without effect on the score
     heat: np.ndarray  # (h, w) float32 in [0, 1]: above 0.5 raises the score, below lowers it
     seen: np.ndarray  # (h, w) bool: the places that the method looked at
     picture: np.ndarray  # (h, w, 3) float32 in [0, 1]
@@ -72,43 +68,13 @@ class Explanation:
         return told
 
 # %% ../../nbs/9_app/06_explaining.ipynb #69902a4d
-def _opposites(model, crops):  # names (group, sentence), logits (n, m, k), worth (m, k), features (n, d)
-    features, pairs = model.crop_features(crops[None]), model.pairs
-    logits = torch.einsum("bd,pcd->bpc", model.clip.temperature * features, model.text)
-    names = [(f"pair {i}", sentence) for i, pair in enumerate(pairs, 1) for sentence in pair]
-    first = [1.0] + [0.0] * (len(pairs) - 1)
-    worth = first if isinstance(model, CLIPIQA) else [1 / len(pairs)] * len(pairs)
-    return names, logits, torch.tensor([[one, 0.0] for one in worth]), features
-
-# %% ../../nbs/9_app/06_explaining.ipynb #8db227b5
-def _learned(model, crops):  # GRMP-IQA and CoOp; logits (1, 1, 2)
-    if isinstance(model, GRMPIQA):
-        with torch.no_grad():
-            prompt, text = model.text, model.text_features()
-        features = model.image_features(crops)
-    else:
-        prompt, text, features = model.prompt, model.text, model.crop_features(crops[None])
-    lead = f"[{len(prompt.context)} learned vectors] " if len(prompt.context) else ""
-    logits = (model.clip.temperature * features @ text.T).mean(0, keepdim=True)[:, None]
-    names = [("quality", lead + words) for words in prompt.words]
-    return names, logits, torch.tensor([[1.0, 0.0]]), features
-
-# %% ../../nbs/9_app/06_explaining.ipynb #041ebe86
-def _cued(model, crops):  # UniQA
-    features, worth = encode_images(model.clip, crops), model.adapter.score_level.detach().cpu()
-    cosines = model.adapter.adapted(features) @ F.normalize(model.text_features(), dim=-1).T
-    logits = (model.clip.temperature * cosines).unflatten(-1, (-1, len(worth)))
-    names = [(f"group {1 + i // len(worth)}", sentence) for i, sentence in enumerate(model.prompts)]
-    return names, logits, worth.expand(logits.shape[1:]) / logits.shape[1], features
-
-# %% ../../nbs/9_app/06_explaining.ipynb #24edbe31
-def _asked(model):  # how a method is opened
-    for kinds, opened in ((AntonymCLIP, _opposites), (CoOp | GRMPIQA, _learned), (UniQA, _cued)):
-        if isinstance(model, kinds):
-            return opened
-    raise TypeError(
-        f"there is no explanation for {type(model).__name__} yet, only for CLIP-IQA, antonyms, CoOp, GRMP-IQA and UniQA"
-    )
+def _opener(model):  # model, crops (n, 3, s, s) -> Sentences
+    able = [method for method in all_methods().values() if method.kind and method.sentences]
+    for method in able:
+        if isinstance(model, method.kind):
+            return method.sentences
+    names = ", ".join(method.name for method in able)
+    raise ValueError(f"there is no explanation for {type(model).__name__} yet, only for {names}")
 
 # %% ../../nbs/9_app/06_explaining.ipynb #d8edcea5
 def _shares(logits, temperature):  # (n, m, k) → (m, k), those of several crops averaged
@@ -116,18 +82,19 @@ def _shares(logits, temperature):  # (n, m, k) → (m, k), those of several crop
     return ((1 + logits / temperature) / 2 if single else logits.softmax(-1)).mean(0)
 
 
-def _levels(model, shares, features):  # five probabilities, and whether they are the method's own
-    if isinstance(model, UniQA) and shares.shape[1] == len(LEVELS):
-        return shares.mean(0), True
-    text = encode_prompts(model.clip, list(PROMPT_GROUPS["default"][0]))
-    return (model.clip.temperature * features.mean(0) @ text.T).softmax(-1), False
+def _levels(clip, opened, shares):  # five probabilities
+    if opened.levels:
+        return shares.mean(0)
+    text = encode_prompts(clip, list(PROMPT_GROUPS["default"][0]))
+    return (clip.temperature * opened.features.detach().mean(0) @ text.T).softmax(-1)
 
 
-def _table(names, logits, temperature, shares, worth):
-    numbers = {"similarity": logits / temperature, "logit": logits, "share": shares, "worth": worth}
-    numbers |= {"adds": shares.cpu() * worth}
+def _table(opened, temperature, shares):
+    logits = opened.logits.detach().float().mean(0)
+    numbers = {"similarity": logits / temperature, "logit": logits, "share": shares}
+    numbers |= {"worth": opened.worth, "adds": shares.cpu() * opened.worth}
     columns = {name: value.flatten().cpu().double().numpy() for name, value in numbers.items()}
-    return pd.DataFrame(names, columns=["group", "sentence"]).assign(**columns)
+    return pd.DataFrame(opened.names, columns=["group", "sentence"]).assign(**columns)
 
 # %% ../../nbs/9_app/06_explaining.ipynb #795d76ef
 @contextmanager
@@ -151,24 +118,21 @@ def _patch(model):  # side of a patch, pixels
     return model.clip.model.visual.conv1.kernel_size[0]
 
 
-def _look(
-    scorer, crops, heat
-):  # table of sentences, five levels, whether they are its own, (n, rows, columns)
+def _look(scorer, crops, heat):  # table of sentences, levels, whether they are its own, (n, rows, columns)
     model, dtype = scorer.model, PRECISIONS[scorer.precision]
     grid = tuple(side // _patch(model) for side in fit_crop(crops, _patch(model)).shape[-2:])
     kind, low = crops.device.type, dtype != torch.float32
     with torch.set_grad_enabled(heat), torch.autocast(kind, dtype, enabled=low):
         with _watch_patches(model) as kept:
-            names, logits, worth, features = _asked(model)(model, crops)
-        shares = _shares(logits, model.clip.temperature).float()
-        score = (shares * worth.to(shares)).sum()
-        levels, own = _levels(model, shares.detach(), features.detach())
+            opened = _opener(model)(model, crops)
+        shares = _shares(opened.logits, model.clip.temperature).float()
+        score = (shares * opened.worth.to(shares)).sum()
+        levels = _levels(model.clip, opened, shares.detach())
     gradient = torch.autograd.grad(score, kept[0])[0] if heat else torch.zeros_like(kept[0])
     adds = (gradient * kept[0]).sum(-1).detach().float().cpu()
-    logits = logits.detach().float().mean(0)
-    table = _table(names, logits, model.clip.temperature, shares.detach(), worth)
+    table = _table(opened, model.clip.temperature, shares.detach())
     patches = adds[:, -grid[0] * grid[1] :].unflatten(1, grid)
-    return table, levels.detach().float().tolist(), own, patches
+    return table, levels.detach().float().tolist(), opened.levels, patches
 
 # %% ../../nbs/9_app/06_explaining.ipynb #220b6102
 def _boxes(scorer, height, width, rows, columns):  # per crop (top, bottom, left, right), pixels of the image
@@ -218,7 +182,7 @@ def explain(
 ) -> Explanation:
     "Take a score apart into sentences, levels and places (UniQA Eq. 7, GRMP-IQA Eq. 2; the map: Grad-CAM with its sign, our choice)"
     model: Any = scorer.model
-    _asked(model)
+    _opener(model)
     given, pixels = _one_picture(picture)
     crops = scorer.crops_of(given).to(next(model.parameters()).device)
     table, levels, own, patches = _look(scorer, crops, heat)

@@ -48,7 +48,7 @@ def _label_panels(figure, axes, metric):
 # %% ../../nbs/6_figures/00_panels.ipynb #c92e8d44
 def split_panels(
     rows: pd.DataFrame,  # of a run: dataset, setting, method, split, metric, value
-    methods: list[str],  # from left to right, as METHOD_LOOKS names them
+    methods: list[str],  # from left to right, as method_look names them
     settings: list[str] | None = None,  # from left to right; None: in order of appearance
     metric: str = "srcc",  # which rows
     width: int = 3,  # panels side by side
@@ -80,7 +80,7 @@ def split_panels(
 # %% ../../nbs/6_figures/00_panels.ipynb #7203ad5b
 def block_panels(
     rows: pd.DataFrame,  # of a run: dataset, setting (the block), method, split, metric, value
-    blocks: dict[str, list[str]],  # block → its methods from top to bottom, as METHOD_LOOKS names them
+    blocks: dict[str, list[str]],  # block → its methods from top to bottom, as method_look names them
     metric: str = "srcc",  # which rows
 ) -> Figure:
     "Points for splits and bars for medians, a line a method, a row of panels a block (our choice)"

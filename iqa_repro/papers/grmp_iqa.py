@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..clip.inputs import Settings
-from ..methods.frozen import BaselineOptions
+from ..methods.zero_shot import BaselineOptions
 from ..methods.grmp.method import GRMPOptions
 from ..methods.grmp.recipes import get_recipe
 from ..methods.registry import Rules

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from .labels import DEFAULTS, AdaptOptions
-from .learners import Learner
 from ..intervals import quick_plcc, quick_srcc
 from ...core.seeds import derive_seed, numpy_generator, torch_generator
 from ...data.splits import hold_out, sample_shots
+from ...methods.learning import Learner
 
 # %% ../../../nbs/9_app/adapt/02_folds.ipynb #1452774d
 def assign_folds(

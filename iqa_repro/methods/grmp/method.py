@@ -7,20 +7,21 @@ __all__ = ['METHODS', 'GRMPOptions', 'tuning_settings', 'tune']
 
 # %% ../../../nbs/4_methods/grmp/12_method.ipynb #4a0394e8
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from ...clip.inputs import Settings, backbone_of, images_of, labelled_of
 from ...core.seeds import torch_generator
 from .finetune import FinetuneSettings, JudgedPictures, finetune, recipe_settings
-from .model import GRMPIQA
+from .model import GRMPIQA, load_model
 from .pretraining import TASK_SETS, VARIANTS, meta_model, prompts_stage, recipe_of
 from .recipes import Recipe
-from ..registry import Fitted, Job, Method, Rules, Stage, score_images
+from ..registry import Fitted, Job, Method, Rules, Sentences, Stage, score_images
 
 # %% ../../../nbs/4_methods/grmp/12_method.ipynb #7ef6eb09
 @dataclass(frozen=True)
@@ -53,11 +54,7 @@ def tuning_settings(
     values.pop("splits", None)
     chosen = FinetuneSettings(**values | {"strength": float(strength)})
     chosen = recipe_settings(chosen, recipe) if few else chosen
-    return (
-        FinetuneSettings(**asdict(chosen) | {"epochs": 2, "check": 1, "views": 1})
-        if settings.smoke
-        else chosen
-    )
+    return replace(chosen, epochs=2, check=1, views=1) if settings.smoke else chosen
 
 # %% ../../../nbs/4_methods/grmp/12_method.ipynb #487c8fdb
 def tune(
@@ -76,13 +73,11 @@ def tune(
         def looked_at(_):
             values = job.agree(judged.scores(), job.test)
             seen.append(values["srcc"])
-            return (
-                sum(values.values()) if recipe.select == "test" else values["srcc"]
-            )  # leaky: PLCC + SRCC (DIFFERENCES.md D10)
+            leaky = recipe.select == "test"  # PLCC + SRCC (DIFFERENCES.md D10)
+            return sum(values.values()) if leaky else values["srcc"]
 
-    draw = torch_generator(
-        job.seed + job.split, "finetune", job.dataset, str(job.shots)
-    )  # the same crops for any λ
+    about = ("finetune", job.dataset, str(job.shots))  # the same crops for any λ
+    draw = torch_generator(job.seed + job.split, *about)
     held = None if job.held is None else labelled_of(job.dataset, job.held, profile)
     train = labelled_of(job.dataset, job.train, profile)
     return finetune(model, train, held, settings, draw, teacher, looked_at), seen
@@ -116,14 +111,20 @@ def _story(options, settings):
 
 
 def _stages(options: GRMPOptions, seed: int, settings: Settings) -> list[Stage]:
-    if VARIANTS[options.start][0] is None:
-        return []
-    return [prompts_stage(options.start, settings, seed, options.recipe)]
+    trained = VARIANTS[options.start][0] is not None
+    return [prompts_stage(options.start, settings, seed, options.recipe)] if trained else []
 
 
 def _inputs(options: GRMPOptions, settings: Settings) -> tuple[str, ...]:
     leaky = recipe_of(options.recipe, settings.profile).meta_select == "test"
     return (*(TASK_SETS if VARIANTS[options.start][0] else ()), *(("livec",) if leaky else ()))
+
+
+def _sentences(model: GRMPIQA, crops: Tensor) -> Sentences:
+    with torch.no_grad():
+        text = model.text_features()
+    features = model.image_features(crops)
+    return Sentences.learned(model.text, model.clip.temperature * features @ text.T, features)
 
 
 METHODS = (
@@ -138,5 +139,10 @@ METHODS = (
         _story,
         _inputs,
         stages=_stages,
+        command="grmp",
+        reader=load_model,
+        kind=GRMPIQA,
+        sentences=_sentences,
+        learner="iqa_repro.methods.grmp.learner:grmp_learner",
     ),
 )
