@@ -17,7 +17,7 @@ import pandas as pd
 
 from .folds import cross_validate, draw_labels
 from .labels import AdaptOptions, read_labels
-from .learners import LEARNERS
+from .learners import find_learner
 from ..cards import made_with, plain_text
 from ..intervals import Measured, measure, quick_plcc, quick_srcc
 from ..score_tables import write_table
@@ -29,14 +29,11 @@ from ...core.seeds import derive_seed, torch_generator
 from ...data.tables import table_digest
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #3d769377
-def _options(method, given):
+def _options(given):
     known = [item.name for item in fields(AdaptOptions)]
     if unknown := sorted(set(given) - set(known)):
         hint = did_you_mean(unknown[0], known)
         raise TypeError(f"adapt has no option {unknown[0]!r}{hint} It has {known}.")
-    if method not in LEARNERS:
-        hint = did_you_mean(method, LEARNERS)
-        raise ValueError(f"unknown method {method!r}{hint} There are {list(LEARNERS)}.")
     return AdaptOptions(**given)
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #ed05783c
@@ -217,19 +214,19 @@ class AdaptResult:
 def adapt(
     table: str | Path | pd.DataFrame,  # CSV or frame: image, mos and, where known, reference and scene
     shots: int | None = None,  # labels to learn from; None: all
-    method: str = "grmp",  # a key of LEARNERS
+    method: str = "grmp",  # one that can learn, by its name on the command line
     output: str | Path | None = None,  # checkpoint, or a folder for it; None: nothing is written
     tell: Callable[[int, int, str], None] = lambda done, total, what: None,  # after each step
     **options: Any,  # fields of AdaptOptions: low, high, higher_is_better, root, folds, seed, clip, weights, …
 ) -> AdaptResult:
     "Adapt a method to your labels, and measure it on images that it did not learn from (our choice)"
-    chosen = _options(method, options)
+    chosen, learner_of = _options(options), find_learner(method)
     path = None if output is None else places_of(output)[0]
     check_free([] if path is None else [path], chosen.overwrite)
     table = read_labels(table, chosen, shots)
     if path is not None:
         _make_room(path)
-    shots, learner = len(table) if shots is None else shots, LEARNERS[method](chosen)
+    shots, learner = len(table) if shots is None else shots, learner_of(chosen)
     before = learner.score(learner.make(), table)
     judged, folds = cross_validate(learner, table, shots, chosen, tell)
     drawn = draw_labels(table, shots, derive_seed(chosen.seed, "final"), learner)
@@ -239,7 +236,7 @@ def adapt(
     epoch = int(history["epoch"][history["chosen"]].iloc[0])
     card = _write_card(learner, judged, folds, measures, drawn, epoch, chosen.seed)
     if path is not None:
-        learner.save(model, path, card)
+        learner.save(model, path, card=card)
     file = "not written" if path is None else marked_name(path)
     source = f"{file}, {learner.clip.name}, {learner.clip.pretrained}"
     scorer = Scorer(model, learner.method, source, learner.demonstration)

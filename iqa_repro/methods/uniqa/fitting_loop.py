@@ -39,7 +39,7 @@ class AdapterSettings:
         _check_settings(self)
 
     @property
-    def crops(self) -> CropSet:  # for FeatureStore.features
+    def crops(self) -> CropSet:  # for image_features
         "The training crops of these settings (our choice)"
         return CropSet(self.views, self.crop_seed)
 

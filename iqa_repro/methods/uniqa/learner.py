@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from ...clip.features import CropSet, FeatureStore
+from ...clip.features import CropSet, image_features
 from ...clip.inputs import Settings
-from ...core.paths import cache_root
 from ...core.resources import pick_device
 from ...core.seeds import torch_generator
 from ...data.pictures import PictureFiles
@@ -42,16 +41,13 @@ def uniqa_learner(
     clip, weights = _start_clip(options)
     profile = clip_profile(clip)
     settings = shortened(adapter_settings("", Settings(profile)), options.epochs)
-    store = FeatureStore(cache_root() / "features", clip, profile.adapter.precision)
+    features = partial(image_features, clip, precision=profile.adapter.precision)
     draw = partial(torch_generator, options.seed, "adapter start")
     make = lambda: build_uniqa(clip, generator=draw(), crops=profile.adapter.test_crops)
-    judged = lambda model, rows: store.features(PictureFiles(rows["image"]), CropSet(model.crops))
+    judged = lambda model, rows: features(PictureFiles(rows["image"]), CropSet(model.crops))
 
     def fit(model, rows, held, generator):
-        seen, labels = (
-            store.features(PictureFiles(rows["image"]), settings.crops),
-            labelled_rows(rows).quality,
-        )
+        seen, labels = features(PictureFiles(rows["image"]), settings.crops), labelled_rows(rows).quality
         chooses = judged(model, held), labelled_rows(held).quality
         return fit_adapter(model, seen, labels, settings, generator, chooses)
 

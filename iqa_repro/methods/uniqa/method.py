@@ -13,17 +13,18 @@ from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ...clip.backbone import Backbone
+from ...clip.backbone import Backbone, encode_images
 from ...clip.features import CropSet, image_features, weights_state
 from ...clip.inputs import Settings, images_of, labelled_of, pictures_of, table_of
 from ...core.profiles import Profile
 from ...core.seeds import torch_generator
 from ...data.tables import quality_of
 from ...data.world.naturalness import use_score
-from ..registry import Fitted, Job, Method, Rules, Stage, score_images
-from .adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa
+from ..registry import Fitted, Job, Method, Rules, Sentences, Stage, score_images
+from .adapter import PROMPT_GROUPS, UniQA, adapter_recipe, build_uniqa, load_uniqa
 from .corpus import Corpus, corpus_stages, unified_backbone
 from .fitting import AdapterSettings, fit_adapters, fit_unfrozen
 
@@ -126,11 +127,8 @@ def _scored(job, part):  # the part with the score that is asked for
 
 
 def _draw(job):
-    return torch_generator(job.seed + job.split, "adapter", job.dataset, job.score or _heading(job.shots))
-
-
-def _heading(shots):
-    return str(shots) if isinstance(shots, int) else "full"
+    heading = str(job.shots) if isinstance(job.shots, int) else "full"
+    return torch_generator(job.seed + job.split, "adapter", job.dataset, job.score or heading)
 
 
 def _peek(job, model):  # leaky
@@ -185,17 +183,22 @@ def _stages(options: UniQAOptions, seed: int, settings: Settings) -> list[Stage]
     return corpus_stages(options.corpus, settings)
 
 
-def _captions(
-    options: UniQAOptions,
-) -> tuple[str, ...]:  # comments are judged by a CLIP that read about aesthetics
-    parts = options.corpus.parts
-    return tuple(dict.fromkeys((*parts, *(("aesthetics",) if "comments" in parts else ()))))
-
-
-def _story(
-    options: UniQAOptions, settings: Settings
-) -> Any:  # the stages name captions and weights by their digests
+def _story(options: UniQAOptions, settings: Settings) -> Any:  # names captions and weights by their digests
     return [stage.key for stage in corpus_stages(options.corpus, settings)]
+
+
+def _captions(options: UniQAOptions) -> list[str]:
+    parts = options.corpus.parts  # comments are judged by a CLIP that read about aesthetics
+    return list(dict.fromkeys((*parts, "aesthetics") if "comments" in parts else parts))
+
+
+def _sentences(model: UniQA, crops: Tensor) -> Sentences:
+    features, worth = encode_images(model.clip, crops), model.adapter.score_level.detach().cpu()
+    cosines = model.adapter.adapted(features) @ F.normalize(model.text_features(), dim=-1).T
+    logits = (model.clip.temperature * cosines).unflatten(-1, (-1, len(worth)))
+    names = [(f"group {1 + i // len(worth)}", sentence) for i, sentence in enumerate(model.prompts)]
+    worth = worth.expand(logits.shape[1:]) / logits.shape[1]
+    return Sentences(names, logits, worth, features, levels=worth.shape[1] == 5)
 
 
 METHODS = (
@@ -211,5 +214,10 @@ METHODS = (
         captions=_captions,
         stages=_stages,
         alike=lambda options: None if options.unfrozen else options,
+        command="uniqa",
+        reader=load_uniqa,
+        kind=UniQA,
+        sentences=_sentences,
+        learner="iqa_repro.methods.uniqa.learner:uniqa_learner",
     ),
 )
