@@ -35,7 +35,7 @@ class AdapterRecipe:
         return f"{self.name} (leaky)" if self.select == "test" else self.name
 
 # %% ../../../nbs/4_methods/uniqa/05_adapter_recipes.ipynb #22ffe247
-_WORDS = {"start": ("zero", "random"), "positions": ("always", "single")}
+_WORDS: dict[str, tuple[str, ...]] = {"start": ("zero", "random"), "positions": ("always", "single")}
 _WORDS |= {"select": ("validation", "last", "test")}
 
 

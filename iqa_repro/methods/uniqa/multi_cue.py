@@ -46,7 +46,7 @@ def group_prompts(
     return [sentence for group in groups for sentence in group]
 
 # %% ../../../nbs/4_methods/uniqa/01_multi_cue.ipynb #e38682bd
-CUES = {"multi-cue": (0.2, 0.4, 0.6, 0.8, 1.0)}  # name → scores of levels, worst first (paper Eq. 7)
+CUES: dict[str, tuple[float, ...]] = {"multi-cue": (0.2, 0.4, 0.6, 0.8, 1.0)}  # worst first (paper Eq. 7)
 CUES |= {"antonym": (0.2, 1.0), "single": (1.0,)}  # our choice: the ends of Eq. 7; (1 + cosine) / 2
 
 
