@@ -9,6 +9,7 @@ __all__ = ['Rules', 'Job', 'Fitted', 'score_images', 'Stage', 'with_before', 'Se
 # %% ../../nbs/4_methods/03_registry.ipynb #104939a0
 import os
 import pkgutil
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -188,7 +189,14 @@ def _found():
         for method in _methods_of(module):
             if found.setdefault(method.name, method) is not method:
                 raise ValueError(f"two methods are called {method.name!r}; the second is in {module}")
+    _refuse_twins(found.values())
     return found
+
+
+def _refuse_twins(methods):
+    commands = Counter(method.command for method in methods if method.command)
+    if twice := [name for name, n in commands.items() if n > 1]:
+        raise ValueError(f"two methods have the name {twice[0]!r} on the command line; change one `command`")
 
 
 def _methods_of(module):
