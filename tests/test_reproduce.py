@@ -115,11 +115,16 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
     facts = json.loads((rows.parent / "run.json").read_text(encoding="utf-8"))
     assert (facts["rows_kept"], facts["rows_made"]) == (2 * trained, expected - 2 * trained)
 
-    former, begun = {p.name: p.read_bytes() for p in rows.parent.iterdir() if p.is_file()}, rows.parent / ".new"
+    former, begun = (
+        {p.name: p.read_bytes() for p in rows.parent.iterdir() if p.is_file()},
+        rows.parent / ".new",
+    )
     kill_when(call(killed, name, "--force", cache=cache), lambda: (begun / "rows.csv").exists())
     wait_for(lambda: not at_work(state), 30, "all processes of the killed run have ended")
     now = {p.name: p.read_bytes() for p in rows.parent.iterdir() if p.is_file()}
-    assert all(now[file] == former[file] for file in former if file != "run.ipynb")  # until the new ones are whole
+    assert all(
+        now[file] == former[file] for file in former if file != "run.ipynb"
+    )  # until the new ones are whole
 
     own = tmp_path / "other cache"  # nothing of the killed run helps
     said = call(whole, name, "--fan-out", "--jobs", "2", cache=own).communicate(timeout=900)[0]
