@@ -17,7 +17,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -102,8 +102,8 @@ def run_job(
             f"the graph has no job {name!r}; it has {len(graph['jobs'])}, the first is {graph['jobs'][0]['name']!r}"
         )
     files, entry = JobFiles(Path(graph["state"]), name), Entry(**job["entry"])
-    about = {"digest": entry.digest, "parts": entry.parts}
-    about |= {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
+    about: dict[str, Any] = {"digest": entry.digest, "parts": entry.parts, "started": time.time()}
+    about |= {"pid": os.getpid(), "host": platform.node()}
     files.progress.unlink(missing_ok=True)
     _write(files.status, about)
     try:

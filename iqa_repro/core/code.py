@@ -107,7 +107,7 @@ def code_parts(
     "Digests of the import closure of some modules, and of the tables next to them (our choice)"
     names = sorted(imported_modules("\n".join(f"import {module}" for module in modules)))
     parts = {name: _module_digest(name) for name in names}
-    for folder in {module_file(name).parent for name in names}:
+    for folder in {file.parent for name in names if (file := module_file(name))}:
         parts |= _tables(folder)
     return dict(sorted(parts.items()))
 
