@@ -144,11 +144,15 @@ def _fill(job, entry, graph):  # the memo
     settings, names = load_settings(graph["profile"], graph["smoke"]), graph["names"]
     if job["kind"] == "share":
         return entry.make(lambda _: len(list(train_share(names, settings, job["share"]))))
-    for stage in (stage for name in names for stage in ARTEFACTS[name].shared(settings)):
+    return _stage_of(entry, [stage for name in names for stage in ARTEFACTS[name].shared(settings)]).make()
+
+
+def _stage_of(entry, stages):  # which comes from a file: lists are there where tuples were
+    for stage in stages:
         if stage.entry.digest == entry.digest:
-            return stage.make()
+            return stage
     raise ValueError(
-        f"no artefact of {names} reads the stage {job['name']}; plan again with iqa-repro reproduce"
+        f"no artefact reads the stage {entry.kind}/{entry.digest}; plan again with iqa-repro reproduce"
     )
 
 # %% ../../nbs/8_batch/04_jobs.ipynb #fd9cacbe
