@@ -112,12 +112,10 @@ class Progress:
 
     def look(self) -> list[str]:  # names of jobs that ended since the last look
         "See which jobs ended (our choice)"
-        new = [
-            job for job in self.jobs if job.name not in self.ended and (self.made(job) or self.failure(job))
-        ]
-        for job in new:
-            self.ended[job.name] = read_state(self._files(job).status).get("seconds", 0.0)
-        return [job.name for job in new]
+        status = {job.name: self._status(job) for job in self.jobs if job.name not in self.ended}
+        new = [name for name, about in status.items() if about.keys() & {"seconds", "reason"}]
+        self.ended |= {name: status[name].get("seconds", 0.0) for name in new}
+        return new
 
     def made(self, job: Job) -> bool:
         "Whether a job's entry is in the memo (our choice)"
@@ -125,27 +123,25 @@ class Progress:
 
     def failure(self, job: Job) -> dict:  # reason and start; {}: it did not fail
         "Why a job failed in this run (our choice)"
-        status = read_state(self._files(job).status)
-        return status if "reason" in status and status["started"] >= self.started - 1 else {}
+        status = self._status(job)
+        return status if "reason" in status else {}
 
-    def _files(self, job):
-        return JobFiles(self.state, job.name)
+    def _status(self, job):  # of this run; {}: it was not begun
+        status = read_state(JobFiles(self.state, job.name).status)
+        return status if status.get("started", 0) >= self.started - 1 else {}
 
     def view(self) -> str:  # a line for the whole, and one for each job at work
         "Jobs done, running and left, and the time (our choice)"
-        running = [job for job in self.jobs if job.name not in self.ended and self._since(job)]
+        began = {job.name: self._status(job).get("started") for job in self.jobs}
+        running = [job for job in self.jobs if job.name not in self.ended and began[job.name]]
         failed = sum(bool(self.failure(job)) for job in self.jobs)
         left, done = len(self.jobs) - len(self.ended) - len(running), len(self.ended) - failed
         head = (
             f"{done} of {len(self.jobs)} done, {len(running)} running, {left} left"
             + f", {failed} FAILED" * bool(failed)
         )
-        lines = [_at_work(job, self._files(job), self._since(job)) for job in running]
+        lines = [_at_work(job, JobFiles(self.state, job.name), began[job.name]) for job in running]
         return "\n".join([f"{head}; {_clock(time.time() - self.started)}{_rest(self)}", *lines])
-
-    def _since(self, job):  # when this run began it; 0: it did not
-        began = read_state(self._files(job).status).get("started", 0)
-        return began if began >= self.started - 1 else 0
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #597ec459
 def _at_work(job, files, since):  # a line
