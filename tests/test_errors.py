@@ -213,26 +213,29 @@ def measured(folder, splits, **changes):
     for split in splits:
         key = {"dataset": "embedded:livec", "method": "λ = 5", "split": split, "seed": 7 + split}
         run.append({**key, "metric": "srcc", "value": split / 4})
+    run.finish()
     return (folder / "rows.csv").read_bytes()
 
 
 def test_killed_anywhere_and_resumed(tmp_path):
-    whole = measured(tmp_path, range(3))
+    whole, new = measured(tmp_path, range(3)), tmp_path / ".new"
     second, third = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")][1:3]
     inside_lambda = whole.index("λ".encode(), second) + 1  # half a character
     for cut in (0, 5, second + 3, inside_lambda, third - 1, third):
-        (tmp_path / "rows.csv").write_bytes(whole[:cut])
-        assert measured(tmp_path, range(3)) == whole, cut
+        new.mkdir()
+        (new / "rows.csv").write_bytes(whole[:cut])  # what a killed run leaves
+        assert (tmp_path / "rows.csv").read_bytes() == whole, cut  # the former results
+        assert measured(tmp_path, range(3)) == whole and not new.exists(), cut
 
 
 def test_resumed_under_other_parameters(tmp_path):
     before = measured(tmp_path, [0])
-    anew = f"delete the folder {tmp_path.name!r} to start anew, or run with the former parameters to resume"
+    anew = f"delete the folder {tmp_path.name!r} to replace them, or run with the former parameters"
     refused(ValueError, lambda: measured(tmp_path, [1], seed=8), "holds 1 rows of other parameters", anew)
     refused(ValueError, lambda: measured(tmp_path, [1], strength=5.0), "holds 1 rows of other parameters")
     refused(ValueError, lambda: measured(tmp_path, [1], profile="full"), "holds 1 rows of other parameters")
     refused(TypeError, lambda: measured(tmp_path, [1], smoke="no"), "smoke must be True or False, got 'no'")
-    assert (tmp_path / "rows.csv").read_bytes() == before and left(tmp_path) == ["rows.csv"]
+    assert (tmp_path / "rows.csv").read_bytes() == before and left(tmp_path) == ["rows.csv", "run.json"]
 
 
 def test_undefined_value_leaves_no_row(tmp_path):

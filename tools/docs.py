@@ -88,13 +88,13 @@ def is_library(name: str) -> bool:
 
 def digest(path: Path) -> str:
     "Of the notebook, and of the package's code that it reaches"
-    from iqa_repro.batch.graph import code_parts
+    from iqa_repro.core.code import code_parts, imported_modules
 
     code = code_of(path)
     lazy = re.search(r"^\s*import iqa_repro$", code, re.M)  # its names come from anywhere
     files = (ROOT / "iqa_repro").rglob("*.py" if lazy else "*.toml")
     parts = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
-    parts |= code_parts(code) | {"outputs": "1"}
+    parts |= code_parts(imported_modules(code)) | {"outputs": "1"}
     parts["notebook"] = [(cell.cell_type, cell.source) for cell in nbformat.read(path, as_version=4).cells]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 import iqa_repro.methods
 from ..clip.backbone import Backbone
-from ..clip.inputs import Settings
 from ..clip.text_prompt import TextPrompt
 from ..core.memo import Entry
 from ..core.names import did_you_mean
+from ..core.profiles import Settings
 from ..data.pictures import PictureFiles, map_pictures
 
 # %% ../../nbs/4_methods/03_registry.ipynb #030a2f34

@@ -17,7 +17,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..clip.backbone import Backbone, encode_prompts, image_tokens, pool_image, run_image_blocks
-from ..clip.inputs import backbone_of, images_of, labelled_of, table_of
 from ..clip.partial import finish_image
 from ..core.profiles import Profile
 from ..core.seeds import torch_generator
@@ -187,6 +186,8 @@ def frozen_features(
     profile: Profile,  # whose CLIP encodes
 ) -> Tensor:  # (n, d) unit length, in the order of the names
     "Features of images under the profile's frozen CLIP, once a process (our choice)"
+    from iqa_repro.clip.inputs import backbone_of, images_of, table_of  # data sets: not needed to score
+
     table = table_of(dataset, profile).set_index("image", drop=False)
     images = images_of(dataset, table.loc[list(names)], profile)
     model = FrozenCLIP(backbone_of(profile), profile.prompts.test_crops)
@@ -209,6 +210,8 @@ def _judge(model: FrozenCLIP, profile: Profile, dataset: str, part: pd.DataFrame
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #8a0d22f1
 def _fit_baselines(name, build, learn, jobs: Sequence[Job]) -> list[Fitted]:
+    from iqa_repro.clip.inputs import backbone_of, labelled_of
+
     fitted = []
     for job in jobs:
         profile = job.settings.profile

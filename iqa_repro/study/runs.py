@@ -31,7 +31,7 @@ from ..core.paths import atomic_path, figures_root, project_root, sha256_of
 from ..core.profiles import load_profile
 from ..core.resources import peak_memory_gib
 from .style import save_figure, stand_in_banner
-from .rows import RowLog, place_results, read_rows
+from .rows import RowLog, complete_rows, place_results
 
 # %% ../../nbs/5_study/05_runs.ipynb #ab1e5d8a
 _UNKNOWN = object()  # a value that is no literal, such as float('nan'): nothing to compare
@@ -233,9 +233,11 @@ class Run(RowLog):
 
 # %% ../../nbs/5_study/05_runs.ipynb #c59a8648
 def _refuse_others(folder, run_hash):  # results of other parameters
-    known = set(read_rows(folder / "rows.csv")["params"]) if (folder / "rows.csv").exists() else {run_hash}
-    if known != {run_hash}:
-        rows = f"rows of other parameters (hash {sorted(known)}, this run has {run_hash!r})"
+    others = [row["params"] for row in complete_rows(folder / "rows.csv") if row["params"] != run_hash]
+    if others:
+        rows = (
+            f"{len(others)} rows of other parameters (hash {sorted(set(others))}, this run has {run_hash!r})"
+        )
         ways = f"delete the folder {folder.name!r} to replace them, or run with the former parameters"
         raise ValueError(f"{folder / 'rows.csv'} holds {rows}; {ways}")
 
