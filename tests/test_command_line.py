@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 import iqa_repro
 from iqa_repro.app.cli import make_app
+from iqa_repro.app.cli.root import COMMANDS
+from iqa_repro.data.catalog import DATASETS
 from iqa_repro.data.downloads import DOWNLOADS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +73,16 @@ def test_help_and_version():
     assert all(word in out for word in ("list", "get", "check", "splits"))
 
 
+@pytest.mark.parametrize("word", COMMANDS)
+def test_every_command_explains_itself(word):
+    out, error = run(word, "--help")
+    assert (
+        error == "" and f"Example: {COMMANDS[word][1]}"[:40] in " ".join(out.split()) and "--debug" not in out
+    )
+    _, error = here(word, "--colour", status=2)
+    assert "--colour" in error and "Traceback" not in error
+
+
 def test_unknown_words():
     _, error = here("date", status=2)
     assert "No such command 'date'" in error
@@ -81,8 +93,12 @@ def test_unknown_words():
 def test_list():
     out, error = run("data", "list")
     assert error == "" and max(map(len, out.splitlines())) <= 80
-    rows = {line.split()[0]: line for line in out.splitlines()[2:18]}
-    assert len(rows) == 16 and rows["csiq"].endswith("get csiq") and rows["agin"].endswith("by hand")
+    rows = {line.split()[0]: line for line in out.splitlines()[2:] if line.strip()}
+    assert (
+        {name for name, facts in DATASETS.items() if not getattr(facts, "folder", "embedded")} <= set(rows)
+        and rows["csiq"].endswith("get csiq")
+        and rows["agin"].endswith("by hand")
+    )
     assert "10,125" in rows["kadid10k"] and "3.07 GB" in rows["kadid10k"]
     narrow, _ = here("data", "list", COLUMNS="60")
     assert max(len(line) for line in narrow.splitlines() if "─" in line) <= 60

@@ -106,7 +106,9 @@ def test_experiment_starts_and_ends_its_run(path):
 @experiment
 def test_results_name_the_experiment(path):
     results = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
-    assert results.count(f"]({name_of(path)})") == 1, f"RESULTS.md does not name {name_of(path)} once"
+    assert results.count(f"]({name_of(path)})") == 1, (
+        f"RESULTS.md does not name {name_of(path)} once; run it without --smoke: iqa-repro reproduce writes the page"
+    )
 
 
 @pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "CONTRIBUTING.md", "DIFFERENCES.md", "docs"])
