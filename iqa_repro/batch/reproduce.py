@@ -132,15 +132,15 @@ class Progress:
 
     def view(self) -> str:  # a line for the whole, and one for each job at work
         "Jobs done, running and left, and the time (our choice)"
-        began = {job.name: self._status(job).get("started") for job in self.jobs}
-        running = [job for job in self.jobs if job.name not in self.ended and began[job.name]]
-        failed = sum(bool(self.failure(job)) for job in self.jobs)
+        about = {job.name: self._status(job) for job in self.jobs}
+        running = [job for job in self.jobs if job.name not in self.ended and about[job.name]]
+        failed = sum("reason" in status for status in about.values())
         left, done = len(self.jobs) - len(self.ended) - len(running), len(self.ended) - failed
         head = (
             f"{done} of {len(self.jobs)} done, {len(running)} running, {left} left"
             + f", {failed} FAILED" * bool(failed)
         )
-        lines = [_at_work(job, JobFiles(self.state, job.name), began[job.name]) for job in running]
+        lines = [_at_work(job, JobFiles(self.state, job.name), about[job.name]["started"]) for job in running]
         return "\n".join([f"{head}; {_clock(time.time() - self.started)}{_rest(self)}", *lines])
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #597ec459
