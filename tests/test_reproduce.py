@@ -119,7 +119,8 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
         {p.name: p.read_bytes() for p in rows.parent.iterdir() if p.is_file()},
         rows.parent / ".new",
     )
-    kill_when(call(killed, name, "--force", cache=cache), lambda: (begun / "rows.csv").exists())
+    cold = tmp_path / "cold cache"  # so that three trials are still to be trained when the kill comes
+    kill_when(call(killed, name, "--force", cache=cold), lambda: (begun / "rows.csv").exists())
     wait_for(lambda: not at_work(state), 30, "all processes of the killed run have ended")
     now = {p.name: p.read_bytes() for p in rows.parent.iterdir() if p.is_file()}
     assert all(
