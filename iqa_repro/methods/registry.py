@@ -55,6 +55,7 @@ class Job:
     train: pd.DataFrame  # rows of the data set's table that give gradients
     held: pd.DataFrame | None  # rows that choose the epoch; None: nothing does, or the test part
     test: pd.DataFrame  # rows that judge
+    stage_seed: int = 2024  # of what is trained before it
     score: str = ""  # which score of a data set that has several
     watched: bool = False  # follow SRCC on the test part at each look
     agree: Callable[[Tensor, pd.DataFrame], dict[str, float]] | None = None  # scores, rows -> PLCC and SRCC

@@ -17,7 +17,7 @@ from ..methods.zero_shot import BaselineOptions
 from ..methods.grmp.method import GRMPOptions
 from ..methods.grmp.recipes import get_recipe
 from ..methods.registry import Rules
-from .artefact import Artefact, few_labels, repeats, trial_grid
+from .artefact import Artefact, controlled, few_labels, repeats, seeded, trial_grid
 from ..study.trial import Measure, Trial
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #4f34d683
@@ -67,7 +67,8 @@ def table1(
     splits = repeats(settings, settings.profile.protocol.splits)
     places: dict[str, Any] = {"dataset": datasets, "shots": few_labels(settings), "split": splits}
     baselines = trial_grid(seed, **places, **_baselines(BASELINES, recipe))
-    return [*baselines, *_tuned(seed, **places, options=[GRMPOptions(strength=strength, recipe=recipe)])]
+    tuned = _tuned(seed, **places, options=[GRMPOptions(strength=strength, recipe=recipe)])
+    return controlled(seeded([*baselines, *tuned], settings), settings, "GRMP-IQA")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e5fe1ae0
 def agiqa3k(
@@ -96,8 +97,9 @@ def fig1(
     protocol, options = settings.profile.protocol, _without_and_with(strength, f"{recipe}+select={select}")
     splits, labels = repeats(settings, protocol.splits), few_labels(settings, (shots,))
     dots = _tuned(seed, dataset=["livec"], shots=labels, split=splits, options=options, measure=[DOTS])
-    trained = repeats(settings, protocol.meta_repeats)
-    return [*_zero_shot(("CLIP", "GRMP-IQA"), trained, JUDGES, seed, recipe), *dots]
+    trained = repeats(settings, protocol.seeds)
+    zero_shot = seeded(_zero_shot(("CLIP", "GRMP-IQA"), trained, JUDGES, seed, recipe), settings)
+    return [*controlled(zero_shot, settings, "GRMP-IQA"), *seeded(dots, settings)]
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #b2b93a1e
 def fig2(
@@ -132,7 +134,8 @@ def fig5(
     methods |= {opponent: BaselineOptions(baseline_rules(recipe))} if opponent in BASELINES else {}
     splits = repeats(settings, settings.profile.supervised.splits)
     on_live = partial(Trial, "live", shots=1.0, seed=seed, judges=("waterloo",))
-    return [on_live(name, split=i, options=options) for i in splits for name, options in methods.items()]
+    trials = [on_live(name, split=i, options=options) for i in splits for name, options in methods.items()]
+    return seeded(trials, settings)
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #28eb0447
 SHARES = {"live": 0.2, "csiq": 0.2, "livec": 0.2, "koniq10k": 0.3, "flive": 0.1, "spaq": 0.2}  # Table 2
@@ -150,7 +153,8 @@ def table2(
     places = [{"dataset": [d], "shots": (share, *more), "split": splits} for d, share in SHARES.items()]
     probe, options = _baselines(["linear probe"], recipe), [GRMPOptions("GRMP-IQA", strength, recipe)]
     probes = [trial for place in places for trial in trial_grid(seed, **place, **probe)]
-    return [*probes, *(trial for place in places for trial in _tuned(seed, **place, options=options))]
+    tuned = [trial for place in places for trial in _tuned(seed, **place, options=options)]
+    return controlled(seeded([*probes, *tuned], settings), settings, "GRMP-IQA")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6256847b
 def table3(
@@ -165,7 +169,8 @@ def table3(
     options = GRMPOptions("GRMP-IQA", strength, recipe)
     others = lambda d: tuple(other for other in datasets if other != d)
     tuned = [Trial(d, "GRMP-IQA", 1.0, i, seed, options, judges=others(d)) for d in datasets for i in splits]
-    return [*tuned, *_zero_shot(("CLIP", "GRMP-IQA"), range(1), datasets, seed, recipe)]
+    zero_shot = _zero_shot(("CLIP", "GRMP-IQA"), splits, datasets, seed, recipe)
+    return controlled(seeded([*tuned, *zero_shot], settings), settings, "GRMP-IQA")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6dfde94c
 def table4(
@@ -175,8 +180,10 @@ def table4(
 ) -> list[Trial]:
     "What each part of meta-prompt pre-training is worth (GRMP-IQA Table 4)"
     variants = ("CLIP", "meta, no prompt", "meta + text", "meta + visual", "visual, no meta", "GRMP-IQA")
-    splits = repeats(settings, settings.profile.protocol.meta_repeats)
-    return _zero_shot(variants, splits, JUDGES, seed, recipe)
+    splits = repeats(settings, settings.profile.protocol.seeds)
+    return controlled(
+        seeded(_zero_shot(variants, splits, JUDGES, seed, recipe), settings), settings, "GRMP-IQA"
+    )
 
 
 _OTHER_STARTS = ("no pre-training", "plain pre-training")
@@ -191,7 +198,8 @@ def table5(
     "How prompts are pre-trained (GRMP-IQA Table 5)"
     shots, splits = few_labels(settings, (50,)), repeats(settings, settings.profile.protocol.splits)
     options = {name: GRMPOptions(start, 0.0, recipe) for name, start in STARTS.items()}
-    return _tuned(seed, dataset=["livec", "koniq10k"], shots=shots, split=splits, options=options)
+    trials = _tuned(seed, dataset=["livec", "koniq10k"], shots=shots, split=splits, options=options)
+    return controlled(seeded(trials, settings), settings, "meta-learning")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e6178dbd
 def table6(
@@ -204,7 +212,8 @@ def table6(
     shots, splits = few_labels(settings, (50, 100)), repeats(settings, settings.profile.protocol.splits)
     options = _without_and_with(strength, recipe)
     trials = _tuned(seed, dataset=["livec", "koniq10k"], shots=shots, split=splits, options=options)
-    return [replace(t, watched=(t.dataset, t.shots) == ("koniq10k", min(shots))) for t in trials]
+    trials = [replace(t, watched=(t.dataset, t.shots) == ("koniq10k", min(shots))) for t in trials]
+    return controlled(seeded(trials, settings), settings, "w/ QGR")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #488e6053
 def table7(
@@ -216,7 +225,10 @@ def table7(
     "Several strengths of QGR (GRMP-IQA Table 7)"
     shots, splits = few_labels(settings), repeats(settings, settings.profile.protocol.splits)
     options = {f"λ = {value}": GRMPOptions("GRMP-IQA", float(value), recipe) for value in strengths}
-    return _tuned(seed, dataset=["koniq10k"], shots=shots, split=splits, options=options)
+    trials = _tuned(seed, dataset=["koniq10k"], shots=shots, split=splits, options=options)
+    return controlled(
+        seeded(trials, settings), settings, "λ = 5" if "λ = 5" in options else next(iter(options))
+    )
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #d9c695f9
 ARTEFACTS = {

@@ -119,7 +119,7 @@ def _fit(jobs: Sequence[Job]) -> list[Fitted]:
 
 def _trained(job):
     options, settings = job.options, job.settings
-    model = prompted_model(options, job.seed, settings)
+    model = prompted_model(options, job.stage_seed, settings)
     if options.training == "adapter":
         adapted = PromptedUniQA(model, torch_generator(job.seed + job.split, "adapter start"))
         fit_prompted(adapted, job, adapter_settings(job.dataset, settings))

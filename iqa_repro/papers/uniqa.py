@@ -15,7 +15,7 @@ from ..clip.inputs import Settings, columns_of, table_of
 from ..methods.registry import Stage, with_before
 from ..methods.uniqa.corpus import TASKS, Corpus, captions_stage, comments_stage
 from ..methods.uniqa.method import UniQAOptions
-from .artefact import Artefact, few_labels, repeats, trial_grid
+from .artefact import Artefact, controlled, few_labels, repeats, seeded, trial_grid
 from ..study.trial import Measure, Trial
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #000ef285
@@ -39,9 +39,8 @@ def _adapted(seed, heading="full", **axes):  # to 80 % of the labels
     return _asked(seed, shots=[0.8], heading=[heading], **axes)
 
 
-def _unlabelled(datasets, splits, seed):  # zero-shot; repeat i has a pre-training of its own
-    rows = [(i, _options(seed + i, ensembles=(False, True))) for i in splits]
-    return [t for i, options in rows for t in _asked(seed, split=[i], options=options, dataset=datasets)]
+def _unlabelled(datasets, splits, seed):  # zero-shot
+    return _asked(seed, split=splits, options=_options(seed, ensembles=(False, True)), dataset=datasets)
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #53298c5b
 SEVEN = ("tid2013", "csiq", "kadid10k", "livec", "koniq10k", "spaq", "live")  # of Tables 1, 8 and 15
@@ -54,7 +53,8 @@ def table1(
 ) -> list[Trial]:
     "80 % of the labels of seven data sets (UniQA Tables 1, 8, 15)"
     splits = repeats(settings, settings.profile.adapter.splits)
-    return _adapted(seed, options=_options(seed, recipe), dataset=SEVEN, split=splits)
+    trials = _adapted(seed, options=_options(seed, recipe), dataset=SEVEN, split=splits)
+    return controlled(seeded(trials, settings), settings, "UniQA")
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #4e008e53
 def table2(
@@ -65,7 +65,7 @@ def table2(
     "Aesthetics on official splits (UniQA Tables 2, 3)"
     splits, options = repeats(settings, settings.profile.adapter.splits), _options(seed, recipe)
     of = lambda dataset: _adapted(seed, options=options, dataset=[dataset], split=splits, official=[True])
-    return [*of("ava"), *of("aadb")]
+    return controlled(seeded([*of("ava"), *of("aadb")], settings), settings, "UniQA")
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #e28e8927
 FOUND = ("livec", "koniq10k", "agiqa3k")  # data sets of Table 4 and Figs. 4, 10–12
@@ -76,7 +76,8 @@ def table4(
     seed: int = 2024,  # repeat i pre-trains with seed + i
 ) -> list[Trial]:
     "Zero-shot, one prompt group and the ensemble (UniQA Table 4)"
-    return _unlabelled(FOUND, repeats(settings, settings.profile.protocol.meta_repeats), seed)
+    trials = _unlabelled(FOUND, repeats(settings, settings.profile.protocol.seeds), seed)
+    return controlled(seeded(trials, settings), settings, "UniQA, ensemble")
 
 
 def table5(
@@ -87,7 +88,8 @@ def table5(
     "50, 100 and 200 labels (UniQA Tables 5, 14)"
     options, datasets = _options(seed, recipe, (False, True)), ("livec", "koniq10k", "live")
     shots, splits = few_labels(settings), repeats(settings, settings.profile.adapter.splits)
-    return _asked(seed, options=options, dataset=datasets, shots=shots, split=splits)
+    trials = _asked(seed, options=options, dataset=datasets, shots=shots, split=splits)
+    return controlled(seeded(trials, settings), settings, "UniQA, ensemble")
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #ca235283
 def table6_blocks(
@@ -141,7 +143,8 @@ def table6(
     options = {rows[0][1]: options for options, rows in table6_places(seed).items()}
     splits, datasets = repeats(settings, settings.profile.adapter.splits), ("livec", "koniq10k", "ava")
     trials = _adapted(seed, options=options, dataset=datasets, split=splits)
-    return [replace(trial, official=trial.dataset == "ava") for trial in trials]
+    trials = [replace(trial, official=trial.dataset == "ava") for trial in trials]
+    return controlled(seeded(trials, settings), settings, "quality + aesthetics + comments")
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #b7d58d9f
 SCORES = ("technical", "rationality", "naturalness")  # of AGIN (UniQA Table 13)
@@ -159,8 +162,9 @@ def table11(
     of = partial(_adapted, seed, options=options, split=repeats(settings, splits))
     trials = [*of(dataset=["aigiqa20k"], official=[_has_official_split(settings)]), *of(dataset=["eciqad"])]
     trials += [trial for score in SCORES for trial in of(dataset=["agin"], score=[score], heading=score)]
-    unlabelled = repeats(settings, settings.profile.protocol.meta_repeats)
-    return [*trials, *_unlabelled(("aigiqa20k",), unlabelled, seed)]
+    unlabelled = repeats(settings, settings.profile.protocol.seeds)
+    trials += _unlabelled(("aigiqa20k",), unlabelled, seed)
+    return controlled(seeded(trials, settings), settings, "UniQA")
 
 
 def _has_official_split(settings):
@@ -184,11 +188,9 @@ def fig4(
     "The first images of every query (UniQA Figs. 4, 10–12)"
     measure = Measure("iqa_repro.figures.retrieval:retrieval_rows", (sum(PAIRS, ()), k))
     of = partial(_asked, seed, dataset=FOUND, measure=[measure])
-    read = [(i, _options(seed + i)) for i in repeats(settings, settings.profile.protocol.meta_repeats)]
-    trials = of(options={"CLIP": read[0][1]["CLIP"]})
-    for i, options in read:
-        trials += of(split=[i], options={"UniQA": options["UniQA"]})
-    return trials
+    options, splits = _options(seed), repeats(settings, settings.profile.protocol.seeds)
+    read = of(split=splits, options={"UniQA": options["UniQA"]})
+    return [*of(options={"CLIP": options["CLIP"]}), *seeded(read, settings)]
 
 # %% ../../nbs/7_papers/02_uniqa.ipynb #2bce3fb2
 _READ = (), ("quality",), ("aesthetics", "comments"), TASKS
@@ -199,7 +201,7 @@ def fig5(
     settings: Settings,  # of the run; smoke: one repeat of short pre-trainings, one window
     prompt: str = "blurry image",  # whose similarity is explained
     windows: int = 8,  # of each judging photograph
-    repeats: int = 2,  # pre-trainings of each kind
+    repeats: int = 5,  # pre-trainings of each kind
     seed: int = 2024,  # repeat i pre-trains with seed + i
 ) -> list[Trial]:
     "Where a sentence points to in half-spoilt images (UniQA Fig. 5)"

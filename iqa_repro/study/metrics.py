@@ -138,7 +138,8 @@ def median_over_splits(
     "Median, interquartile range and number of splits of each condition (GRMP-IQA §4.3: median over 10 splits)"
     if missing := [c for c in ("dataset", "method", "split", "metric", "value") if c not in rows.columns]:
         raise ValueError(f"rows lack the columns {missing}; they have {list(rows.columns)}")
-    conditions = [c for c in rows.columns if c not in ("split", "seed", "value")]
+    single = ("split", "seed", "pretraining", "without", "value")  # of one measurement
+    conditions = [c for c in rows.columns if c not in single]
     if (bad := ~np.isfinite(rows["value"].astype(float))).any():
         first = f"first in row {rows.index[bad][0]}: {rows[bad].iloc[0].to_dict()}"
         raise ValueError(f"{bad.sum()} of {len(rows)} values are NaN or infinite, {first}")

@@ -47,7 +47,17 @@ def complete_rows(
     return [dict(zip(header, line, strict=True)) for line in lines]
 
 # %% ../../nbs/5_study/05_rows.ipynb #26dc888d
-TEXT_COLUMNS = ("artefact", "dataset", "method", "setting", "metric", "profile", "params", "recipe")
+TEXT_COLUMNS = (
+    "artefact",
+    "dataset",
+    "method",
+    "setting",
+    "metric",
+    "profile",
+    "params",
+    "recipe",
+    "without",
+)
 
 
 def read_rows(
@@ -106,7 +116,7 @@ class RowLog:
     ) -> None:
         "Add one measurement to the file (our choice)"
         texts = {column: row_text(value) for column, value in _stamped(row, self.stamp).items()}
-        key = {column: text for column, text in texts.items() if column != "value"}
+        key = {column: text for column, text in texts.items() if column not in ("value", "without")}
         if tuple(key.items()) in self._rows:
             raise ValueError(f"this run measured {key} twice; write what differs into a column of its own")
         append_row(self.rows_path, texts)

@@ -213,10 +213,12 @@ class Run(RowLog):
             _mark_figure(figure, *marks)
             save_figure(figure, self._new, data=self.rows() if data is None else data)
 
-    def claims(self, judged: list[dict]) -> pd.DataFrame:  # verdicts of study.claims; one row a claim
+    def claims(
+        self, judged: list[dict]
+    ) -> pd.DataFrame:  # of study.claims; one row a claim, without its parts
         "Write claims.json (our choice)"
         _write_json(self._new / "claims.json", judged)
-        return pd.DataFrame(judged)
+        return pd.DataFrame(judged).drop(columns="parts", errors="ignore")
 
     def finish(self) -> dict:  # what run.json holds
         "Write run.json: everything shown, hashes of the files, wall time and peak memory; put all files in place (our choice)"

@@ -192,7 +192,7 @@ def make_stand_in(
         return len(list(run_parallel(_write_row, jobs, workers)))
 
     entry.make(draw)
-    table = plan.drop(columns=["photograph", "cut", "steps"])  # looks and faults stay, for checks only
+    table = plan.drop(columns=["cut", "steps"])  # looks and faults stay, for checks only
     scale, source = (spec.low, spec.high, spec.higher_is_better), f"embedded stand-in of {spec.original}"
     facts = TableFacts(f"embedded:{name}", *scale, spec.score_set, source, root=str(entry.folder))
     return read_table(table, root=entry.folder, facts=facts)

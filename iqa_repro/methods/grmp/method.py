@@ -90,9 +90,9 @@ def _fit(jobs: Sequence[Job]) -> list[Fitted]:
 def _fit_one(job):
     options, profile = job.options, job.settings.profile
     if job.shots is None:  # a repeat has prompts of its own
-        model = meta_model(options.start, job.settings, job.seed + job.split, options.recipe)
+        model = meta_model(options.start, job.settings, job.stage_seed, options.recipe)
         return Fitted(model, partial(_score, model, profile))
-    model = meta_model(options.start, job.settings, job.seed, options.recipe)
+    model = meta_model(options.start, job.settings, job.stage_seed, options.recipe)
     teacher = backbone_of(profile) if options.strength or job.watched else None  # else scenes do not matter
     history, seen = tune(job, model, options.strength, teacher)
     facts = {"epoch": int(history["epoch"][history["chosen"]].iloc[0])}

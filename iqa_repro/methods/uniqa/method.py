@@ -165,6 +165,8 @@ def _train_adapters(jobs, models, sizes, watches):
     seen, judged = (set_features(models[0], first.dataset, profile, some) for some in crops)
     whole = _scored(first, table_of(first.dataset, profile))
     labels = torch.tensor(quality_of(whole), dtype=torch.float32)
+    for job in jobs:  # a control has labels of its own, and learns alone
+        labels[_rows(job, job.train)] = torch.tensor(quality_of(_scored(job, job.train)), dtype=torch.float32)
     histories, alike = [pd.DataFrame()] * len(jobs), dict[int, list[int]]()
     for i, job in enumerate(jobs):
         alike.setdefault(len(job.train), []).append(i)
