@@ -16,7 +16,7 @@ from ..methods.grmp.pretraining import recipe_of
 from ..methods.grmp.recipes import recipe_table
 from ..methods.uniqa.corpus import Corpus
 from ..methods.uniqa.method import UniQAOptions
-from .artefact import Artefact, few_labels, repeats, trial_grid
+from .artefact import Artefact, controlled, few_labels, repeats, seeded, trial_grid
 from .together import TRAININGS, PairingOptions
 from ..study.trial import Trial
 
@@ -60,7 +60,7 @@ def leakage_recipes(
 def leakage(
     settings: Settings,  # of the run; smoke: one split, two epochs, few settings
     meta_settings: str = "meta_select",  # as for `differences`
-    splits: int = 2,  # random 80/20 splits of each data set
+    splits: int = 5,  # random 80/20 splits of each data set
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "GRMP-IQA under each recipe (our question)"
@@ -68,13 +68,16 @@ def leakage(
     recipes = ["paper", *leakage_recipes(settings, meta_settings).values(), *others]
     places: dict = {"dataset": ("livec", "koniq10k"), "split": repeats(settings, splits)}
     options, shots = [GRMPOptions(recipe=recipe) for recipe in recipes], few_labels(settings, (50,))
-    return trial_grid(seed, method=["GRMP-IQA"], options=options, shots=shots, **places)
+    trials = trial_grid(seed, method=["GRMP-IQA"], options=options, shots=shots, **places)
+    paper = [trial for trial in trials if trial.options == options[0]]
+    controls = controlled(seeded(paper, settings), settings, "GRMP-IQA")[len(paper) :]
+    return [*seeded(trials, settings), *controls]
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #88f99a38
 def together(
     settings: Settings,  # of the run; smoke: one split, two epochs
     shots: int = 50,  # labelled images of a split
-    splits: int = 3,  # random 80/20 splits of each data set
+    splits: int = 5,  # random 80/20 splits of each data set
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "Every pairing of the papers' parts, then UniQA's adapter on five levels (our question)"
@@ -84,7 +87,8 @@ def together(
     pairings = [PairingOptions(*choice) for choice in product(corpora.values(), (False, True), TRAININGS)]
     levels = {f"{name}, five levels, adapter": UniQAOptions(corpus) for name, corpus in corpora.items()}
     paired = trial_grid(seed, method=["both papers"], options={o.name: o for o in pairings}, **places)
-    return [*paired, *trial_grid(seed, method=["UniQA"], options=levels, **places)]
+    trials = [*paired, *trial_grid(seed, method=["UniQA"], options=levels, **places)]
+    return controlled(seeded(trials, settings), settings, "UniQA, meta-learned, QGR")
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #fd1842c8
 ARTEFACTS = {"leakage": Artefact(leakage), "together": Artefact(together)}

@@ -206,7 +206,7 @@ def _make_stages(stages, settings):  # captions and comments one after the other
 # %% ../../nbs/5_study/08_protocol.ipynb #7bb7f718
 def _rows(trial, result, settings):  # a trial's result as rows (contract 3)
     if trial.measure:
-        return [row | dict(trial.columns) for row in result["rows"]]
+        return [row | {"without": ""} | dict(trial.columns) for row in result["rows"]]
     key = _row_key(trial, settings)
     told = lambda dataset, metric: " ".join(result["without"][dataset]) if metric == "srcc" else ""
     more = lambda dataset, metric: {"without": told(dataset, metric), **dict(trial.columns)}
