@@ -105,10 +105,10 @@ def estimate(
     )
     mean, seeds = float(margins["margin"].mean()), margins["seed"].nunique()
     facts = dict(n=len(margins), seeds=seeds, photographs=photographs)
-    if (margins["margin"] == 0).all():  # the same scores
-        return Estimate(mean, equal=True, **facts)
-    if seeds < FEWEST_SEEDS or (fit := max(_fits(margins), key=_reach)).bse[0] < 1e-12:
+    if seeds < FEWEST_SEEDS:
         return Estimate(mean, **facts)
+    if (fit := max(_fits(margins), key=_reach)).bse[0] < 1e-12:  # no spread; the same scores are a tie
+        return Estimate(mean, equal=bool((margins["margin"] == 0).all()), **facts)
     low, high = fit.conf_int(alpha=LEVEL)[0]
     inner = fit.conf_int(alpha=2 * LEVEL)[0]
     n = int(fit.df_resid_inference) + 1
