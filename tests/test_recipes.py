@@ -42,6 +42,8 @@ CHANGES = {
     "query_point": {"half-steps"},
     "inner_optimizer": {"half-steps", "moments forgotten", "meta rate"},
     "moments": {"moments forgotten"},
+    "outer_optimizer": {"outer Adam", "outer rate"},
+    "held_types": {"types kept out"},
     "outer_tasks": {"tasks of outer steps"},
     "kadid_types": {"meta tasks"},
     "task_split": {"meta batches", "meta sizes"},
@@ -68,7 +70,7 @@ CHANGES = {
     "nested": {"fewer shots within more", "labelled"},
 }
 OTHER = {"visual_layers": [2], "query_point": ["start"]}  # where paper and released code agree
-NEEDS = {"moments": {"inner_optimizer": "adam"}}  # a plain step has no moments
+NEEDS: dict[str, dict] = {}  # what else must be turned so that a setting matters
 
 
 def turns():
@@ -182,7 +184,7 @@ def batch_probes(recipe):
 
 def meta_probes(recipe):
     model, events, visits, scales, noises, contexts = model_of(recipe), [], [], [], [], []
-    marks = iter([1.0, 7.0, 3.0])
+    marks, rules = iter([1.0, 7.0, 3.0]), []
 
     def visit(task, *_):
         visits.append([])
@@ -211,7 +213,12 @@ def meta_probes(recipe):
     with pytest.MonkeyPatch.context() as patch:
         recorded(patch, tasks_module, "half_steps", visit)
         recorded(patch, tasks_module, "train_crops", crop)
-        recorded(patch, meta_module, "outer_step", lambda *_: events.append("outer step"))
+        recorded(
+            patch,
+            meta_module,
+            "outer_step",
+            lambda *given: events.append("outer step") or rules.append(given[3]),
+        )
         recorded(patch, meta_module.AdamStep, "forget", lambda _: events.append("forget"))
         patch.setattr(meta_module, "inner_step", inner_step)
         meta_pretrain(model, toy_tasks(), SIZES, draw(1), watch=watch)
@@ -222,11 +229,16 @@ def meta_probes(recipe):
         "tasks of outer steps": [event for event in epoch if event != "forget"],
         "half-steps": [digest(end) for _, end in first[:2]],
         "start of the second task": torch.equal(first[0][0], second[0][0]),
-        "moments forgotten": sorted(task for forget, task in itertools.pairwise(epoch) if forget == "forget"),
+        "moments forgotten": sorted(task for task, forget in itertools.pairwise(epoch) if forget == "forget"),
         "meta scale": scales[0],
         "meta noise": set(noises),
         "meta epoch": [torch.equal(model.text.context, context) for context in contexts],
         "meta rate": settings.inner_lr,
+        "outer rate": settings.outer_lr,
+        "outer Adam": {rule is not None for rule in rules},
+        "types kept out": [
+            task.name for task in pretraining.hold_types(4 * toy_tasks(), recipe.held_types)[1]
+        ],
         "meta sizes": (settings.epochs, settings.support, settings.query),
     }
 

@@ -46,11 +46,14 @@ def outer_step(
     theta: Sequence[Tensor],  # parameters before
     ends: Sequence[Sequence[Tensor]],  # k tasks' parameters after their half-steps
     lr: float,  # β, the outer learning rate
+    adam: AdamStep | None = None,  # Adam's step along the mean in place of the plain one
 ) -> list[Tensor]:  # parameters after
-    "θ − β · mean over tasks of (θ − θ_i) (GRMP-IQA Eq. 6)"
+    "θ − β · mean over tasks of (θ − θ_i), or Adam's step along it (GRMP-IQA Eq. 6, §4.2)"
     if not ends:
         raise ValueError("an outer step needs at least one task, got none")
     pulls = [torch.stack([value - end[i] for end in ends]).mean(0) for i, value in enumerate(theta)]
+    if adam is not None:
+        return adam(theta, pulls)
     return [value - lr * pull for value, pull in zip(theta, pulls, strict=True)]
 
 # %% ../../../nbs/4_methods/grmp/05_meta.ipynb #9faf49fa
@@ -110,6 +113,22 @@ def _visit(run, state, task, batches):
     return values, [loss.item() for loss in losses[:2]]
 
 # %% ../../../nbs/4_methods/grmp/05_meta.ipynb #912e098c
+def _moved(run, state):  # how far text and visual prompts are from their start, relative to its length
+    apart = {}
+    for part in ("text", "visual"):
+        pairs = [
+            (new, old)
+            for name, new, old in zip(run.parameters, state.theta, state.start, strict=True)
+            if f"model.{part}." in f"{name}."
+        ]
+        squares = [
+            sum((torch.square(v).sum() for v in values), torch.zeros(()))
+            for values in ([n - o for n, o in pairs], [o for _, o in pairs])
+        ]
+        apart[f"{part} moved"] = (squares[0] / squares[1]).sqrt().item() if pairs else None
+    return apart
+
+# %% ../../../nbs/4_methods/grmp/05_meta.ipynb #29045530
 def _run_epoch(run, state):
     "One pass over all tasks (Eq. 6)"
     torch.manual_seed(state.generator.initial_seed() + state.epoch)
@@ -118,10 +137,10 @@ def _run_epoch(run, state):
     visits = prepare_visits(run.model, itertools.chain(*groups), run.settings, state.generator)
     for group in groups:
         ends, losses = zip(*[_visit(run, state, task, next(visits)) for task in group], strict=True)
-        state.theta = outer_step(state.theta, ends, run.settings.outer_lr)
+        state.theta = outer_step(state.theta, ends, run.settings.outer_lr, state.outer)
         support, query = torch.tensor(losses).mean(0).tolist()
         row = {"step": len(state.history), "epoch": state.epoch, "support": support, "query": query}
-        state.history.append(row)
+        state.history.append(row | _moved(run, state))
     if not all(bool(value.isfinite().all()) for value in state.theta):
         raise FloatingPointError("θ is no longer finite after an outer step")
     state.epoch += 1
@@ -161,7 +180,9 @@ def meta_pretrain(
     train: Callable[[GRMPIQA], dict[str, nn.Parameter]] = prompt_parameters,  # which parameters are θ
     watch: Callable[[GRMPIQA], float] | None = None,  # called after each epoch; see `meta_select`
     keep: str | Path | None = None,  # file that holds the state after each epoch; resumed where it exists
-) -> pd.DataFrame:  # a row an outer step: step, epoch, support and query (mean losses), watch
+) -> (
+    pd.DataFrame
+):  # a row an outer step: step, epoch, support and query (mean losses), text and visual moved, watch
     "Bi-level meta-learning over distortion tasks, first order (GRMP-IQA Eqs. 4–6)"
     check_tasks(tasks, settings, model.recipe)
     if model.recipe.meta_select == "test" and watch is None:
@@ -170,8 +191,12 @@ def meta_pretrain(
     parameters = {f"model.{name}": p for name, p in train(model).items()}
     theta = [p.detach().clone() for p in parameters.values()]
     adam = AdamStep(theta, settings.inner_lr) if model.recipe.inner_optimizer == "adam" else None
+    outer = AdamStep(theta, settings.outer_lr) if model.recipe.outer_optimizer == "adam" else None
     run = _Run(model, tasks, settings, parameters, _CropLogits(model))
-    state, own = MetaState(theta, generator, adam, theta), run_hash(tasks, settings, model.recipe, parameters)
+    state, own = (
+        MetaState(theta, generator, adam, theta, outer, theta),
+        run_hash(tasks, settings, model.recipe, parameters),
+    )
     if keep is not None and Path(keep).exists():
         load_state(keep, state, own)
     shown = {"initial": state.epoch, "unit": "epoch", "mininterval": 5}
@@ -184,7 +209,9 @@ def meta_pretrain(
                 save_state(keep, state, own)
     install_values(parameters.values(), state.theta if state.best is None else state.best[1])
     model.eval()
-    columns = ["step", "epoch", "support", "query"] + ["watch"] * (watch is not None)
+    columns = ["step", "epoch", "support", "query", "text moved", "visual moved"] + ["watch"] * (
+        watch is not None
+    )
     return pd.DataFrame(state.history, columns=columns)
 
 # %% ../../../nbs/4_methods/grmp/05_meta.ipynb #63a8ba3c

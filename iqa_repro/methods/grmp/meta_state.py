@@ -56,11 +56,16 @@ class MetaState:
     generator: torch.Generator  # of tasks, images and crops
     adam: AdamStep | None  # moments of Adam; None: plain half-steps
     current: list[Tensor]  # where the last task ended
+    outer: AdamStep | None  # moments of the outer Adam; None: Eq. 6 as printed
+    start: list[Tensor]  # θ as it was drawn
     epoch: int = 0  # number of the next epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an outer step
     best: tuple[float, list[Tensor]] | None = None  # score and θ of the epoch that the watch liked best
 
 # %% ../../../nbs/4_methods/grmp/06_meta_state.ipynb #1886b81e
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # of torch's Adam; its count of steps stays on the CPU
+
+
 def save_state(
     path: str | Path,  # file to write
     state: MetaState,  # after an epoch
@@ -68,9 +73,10 @@ def save_state(
 ) -> None:
     "Write all that the next epoch depends on (our choice)"
     groups = {"theta": state.theta, "current": state.current, "best": state.best[1] if state.best else []}
-    if state.adam and state.adam.optimizer.state:
-        moments = [state.adam.optimizer.state[value] for value in state.adam.values]
-        groups |= {key: [part[key] for part in moments] for key in ("exp_avg", "exp_avg_sq", "step")}
+    for name, adam in (("inner", state.adam), ("outer", state.outer)):
+        if adam and adam.optimizer.state:
+            moments = [adam.optimizer.state[value] for value in adam.values]
+            groups |= {f"{name}.{key}": [part[key] for part in moments] for key in _MOMENTS}
     tensors = {f"{name}.{i}": value for name, values in groups.items() for i, value in enumerate(values)}
     facts = {"epoch": state.epoch, "history": state.history, "best": state.best and state.best[0]}
     save_checkpoint(path, tensors | {"generator": state.generator.get_state()}, facts | {"story": run})
@@ -106,7 +112,9 @@ def load_state(
     state.epoch, state.history = facts["epoch"], facts["history"]
     state.best = None if facts["best"] is None else (facts["best"], group("best"))
     state.generator.set_state(tensors["generator"])
-    if state.adam and "step.0" in tensors:
-        for i, value in enumerate(state.adam.values):
-            moments = {key: tensors[f"{key}.{i}"].to(device) for key in ("exp_avg", "exp_avg_sq")}
-            state.adam.optimizer.state[value] = moments | {"step": tensors[f"step.{i}"]}  # counts on the CPU
+    for name, adam in (("inner", state.adam), ("outer", state.outer)):
+        for i, value in enumerate(adam.values if adam and f"{name}.step.0" in tensors else []):
+            moments = {key: tensors[f"{name}.{key}.{i}"] for key in _MOMENTS}
+            adam.optimizer.state[value] = {
+                key: v if key == "step" else v.to(device) for key, v in moments.items()
+            }

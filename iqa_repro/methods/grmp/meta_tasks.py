@@ -7,6 +7,7 @@ __all__ = ['Task', 'distortion_tasks', 'half_steps', 'check_tasks', 'task_groups
 
 # %% ../../../nbs/4_methods/grmp/04_meta_tasks.ipynb #cd421862
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -105,7 +106,8 @@ def task_groups(
     if recipe.outer_tasks == "dataset":
         return [list(group) for _, group in itertools.groupby(tasks, lambda task: task.source)]
     order = torch.randperm(len(tasks), generator=generator)
-    return [[tasks[i] for i in chosen.tolist()] for chosen in order.split(settings.tasks_per_step)]
+    steps = math.ceil(len(tasks) / settings.tasks_per_step)  # of nearly equal size: no step of a single task
+    return [[tasks[i] for i in chosen.tolist()] for chosen in order.tensor_split(steps)]
 
 # %% ../../../nbs/4_methods/grmp/04_meta_tasks.ipynb #617a0c1d
 def prepare_visits(

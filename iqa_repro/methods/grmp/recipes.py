@@ -51,7 +51,9 @@ class _MetaChoices(_ModelChoices):
     # fmt: off
     restart: bool = _setting(True, False, "meta", "B1", "each task starts from θ (Eq. 4), not where the last one stopped", (True, False))
     query_point: str = _setting("adapted", "adapted", "meta", "Eq. 5", "gradient of the second half-step at θ′ (text, code) or θ (formula)", ("adapted", "start"))
-    inner_optimizer: str = _setting("sgd", "adam", "meta", "B2", "half-steps as printed in Eqs. 4, 5, or Adam as §4.2 names it", ("sgd", "adam"))
+    inner_optimizer: str = _setting("adam", "adam", "meta", "B2", "half-steps by Adam as §4.2 names it, or plain ones as printed in Eqs. 4, 5", ("adam", "sgd"))
+    outer_optimizer: str = _setting("adam", "sgd", "meta", "B3", "Adam on the mean of θ − θᵢ, or Eq. 6 as printed, which hardly moves θ", ("adam", "sgd"))
+    held_types: int = _setting(8, 0, "meta", "B15", "every n-th distortion type is kept out, and its loss shows whether prompts learn; 0: none")
     moments: str = _setting("task", "kadid10k", "meta", "B2", "if Adam: it forgets its moments before every task, or only before KADID-10k's", ("task", "kadid10k"))
     outer_tasks: str = _setting("sample", "dataset", "meta", "B4", "an outer step sees k sampled tasks, or all of one data set in order", ("sample", "dataset"))
     kadid_types: int = _setting(25, 24, "meta", "B5", "distortion types of KADID-10k that become tasks", (25, 24))
