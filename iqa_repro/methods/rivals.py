@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REGRESSORS', 'METHODS', 'given_scores', 'setting_folder', 'score_file', 'given_features', 'fit_regressor',
-           'GivenScores', 'GivenFeatures', 'Rival', 'find_rivals']
+           'GivenScores', 'GivenFeatures', 'Rival', 'find_rivals', 'rival_covers']
 
 # %% ../../nbs/4_methods/05_rivals.ipynb #cfaa625c
 import tomllib
@@ -222,11 +222,11 @@ def _registered(name, about, look, fit, options):
 
 
 METHODS = (
-    _registered("given scores", "a file of scores of others", ("#5a5a5a", "P"), _fit_scores, GivenScores),
+    _registered("given scores", "a file of scores of others", ("#5a5a5a", "*"), _fit_scores, GivenScores),
     _registered(
         "given features",
         "a regressor on a file of features of others",
-        ("#5a5a5a", "X"),
+        ("#8a5a44", "H"),
         _fit_features,
         GivenFeatures,
     ),
@@ -293,3 +293,21 @@ def _files(folder):  # data sets, and whether they have features
 def _has_features(path):
     head = () if path.suffix != ".csv" else read_csv(path, str, "file of a rival", "image,score", nrows=0)
     return path.suffix == ".npz" or (path.suffix == ".csv" and "score" not in head)
+
+# %% ../../nbs/4_methods/05_rivals.ipynb #216669ec
+def rival_covers(
+    rival: Rival,  # as of `find_rivals`
+    dataset: str,  # that is learned from
+    shots: int | float | None,  # labels, their share, or None
+    judged: str,  # data set whose pictures are scored
+) -> bool:
+    "Whether a rival has files for a training and its judge (our choice)"
+    if judged not in rival.datasets:
+        return False
+    if rival.method == "given features":
+        return dataset in rival.datasets
+    if rival.method == "given scores":
+        folder, setting = Path(rival.options.folder), setting_folder(dataset, shots)
+        whole = (folder / f"{judged}.csv").is_file()
+        return whole or (setting != "" and (folder / judged / setting).is_dir())
+    return True
