@@ -33,8 +33,8 @@ def _draw_method(ax, part, method, shift, settings):
     for place, setting in enumerate(settings):
         values = part.loc[part["setting"] == setting, "value"]
         if len(values):
-            look = dict(color=colour, alpha=0.45, markersize=3.5, label=label)
-            ax.plot([place + shift] * len(values), values, marker, **look)
+            look = dict(color=colour, marker=marker, ls="none", alpha=0.45, markersize=3.5, label=label)
+            ax.plot([place + shift] * len(values), values, **look)
             ax.plot(place + shift, values.median(), "_", color=colour, markersize=11, markeredgewidth=1.8)
             label = None
 
@@ -106,7 +106,8 @@ def _draw_lines(ax, part, methods):
     for place, method in enumerate(methods):
         colour, marker = method_look(method)
         values = part.loc[part["method"] == method, "value"]
-        ax.plot(values, [place] * len(values), marker, color=colour, alpha=0.45, markersize=3.5)
+        look = dict(color=colour, marker=marker, ls="none", alpha=0.45, markersize=3.5)
+        ax.plot(values, [place] * len(values), **look)
         if len(values):
             ax.plot(values.median(), place, "|", color=colour, markersize=10, markeredgewidth=1.8)
     ax.set(yticks=[], ylim=(len(methods) - 0.4, -0.6))
@@ -136,7 +137,8 @@ def draw_pairs(
     "Points for splits, mean and 95 % interval, and a zero line (our choice)"
     axes.axhline(0, color="0.6", lw=0.8, ls="--")
     for place, values in enumerate(differences.values()):
-        axes.plot([place] * len(values), values, look[1], color=look[0], alpha=0.45, markersize=3.5)
+        points = dict(color=look[0], marker=look[1], ls="none", alpha=0.45, markersize=3.5)
+        axes.plot([place] * len(values), values, **points)
         mean, low, high = mean_interval(values)
         ends = [[mean - low], [high - mean]] if len(values) > 1 else None
         style = dict(fmt="_", color="k", markersize=8, markeredgewidth=1.6, elinewidth=1.0, capsize=2.5)

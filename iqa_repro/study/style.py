@@ -97,7 +97,7 @@ def method_look(
     "A method's fixed colour and marker; a rival has its first letter and the colour of its kind (our choice)"
     looks, kind = method_looks(), _RIVALS.get(method[method.rfind("(") :])
     if kind:
-        return looks[kind][0], f"${method[0]}$"
+        return looks[kind][0], f"${method[0] if method[0].isalnum() else 'R'}$"
     if method not in looks:
         raise ValueError(f"{method!r} has no look yet; register it, or add it to _ROWS: {list(looks)}")
     return looks[method]
