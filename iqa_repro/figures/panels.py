@@ -7,6 +7,7 @@ __all__ = ['split_panels', 'block_panels', 'mean_interval', 'draw_pairs', 'paire
 
 # %% ../../nbs/6_figures/00_panels.ipynb #e7e22d86
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,7 +45,7 @@ def _label_panels(figure, axes, metric):
         ax.set_ylabel(f"{metric.upper()} on test pictures")
     named = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes.flat]
     handles = {label: handle for pairs in named for handle, label in pairs}
-    columns = min(len(handles), 6)
+    columns = min(len(handles), 6 if max(map(len, handles)) <= 20 else 4)
     figure.legend(handles.values(), handles, loc="outside upper left", ncols=columns, columnspacing=1.0)
 
 # %% ../../nbs/6_figures/00_panels.ipynb #c92e8d44
@@ -137,11 +138,13 @@ def draw_pairs(
     "Points for splits, mean and 95 % interval, and a zero line (our choice)"
     axes.axhline(0, color="0.6", lw=0.8, ls="--")
     for place, values in enumerate(differences.values()):
-        points = dict(color=look[0], marker=look[1], ls="none", alpha=0.45, markersize=3.5)
+        points: dict[str, Any] = dict(color=look[0], marker=look[1], ls="none", alpha=0.45, markersize=3.5)
         axes.plot([place] * len(values), values, **points)
         mean, low, high = mean_interval(values)
         ends = [[mean - low], [high - mean]] if len(values) > 1 else None
-        style = dict(fmt="_", color="k", markersize=8, markeredgewidth=1.6, elinewidth=1.0, capsize=2.5)
+        style: dict[str, Any] = dict(
+            fmt="_", color="k", markersize=8, markeredgewidth=1.6, elinewidth=1.0, capsize=2.5
+        )
         axes.errorbar(place + 0.18, mean, ends, **style)
     axes.set_xticks(range(len(differences)), list(differences))
     axes.set_xlim(-0.5, len(differences) - 0.5)

@@ -135,7 +135,7 @@ def fit_regressor(
     regressor: str = "ridge",  # one of REGRESSORS
     groups: Sequence | None = None,  # (n,) pictures of one group are in one fold; None: each by itself
 ) -> Any:  # scikit-learn's search, fitted to all labels with the best strength
-    "A regressor whose strength is cross-validated inside the sample (CONTRIQUE §4; Re-IQA §4: ridge)"
+    "A regressor whose strength is cross-validated inside the sample (ridge: CONTRIQUE, Re-IQA; the rest: our choice)"
     from sklearn.linear_model import Ridge  # takes a second to import, which only fitting needs
     from sklearn.model_selection import GridSearchCV, GroupKFold
     from sklearn.pipeline import make_pipeline
@@ -147,15 +147,16 @@ def fit_regressor(
         "svr": (SVR(), {"svr__C": np.logspace(-3, 3, 13)}),  # our choice; scikit-learn's RBF kernel
     }
     model, grid = kinds[regressor]
-    groups = np.arange(len(labels)) if groups is None or len(set(groups)) < 2 else np.asarray(groups)
-    if (folds := min(5, len(set(groups)))) < 2:
+    alone = groups is None or len(set(groups)) < 2
+    together = np.arange(len(labels)) if alone else np.asarray(groups)
+    if (folds := min(5, len(set(together)))) < 2:
         raise ValueError(
             f"a regressor needs at least 2 labelled pictures to cross-validate, got {len(labels)}"
         )
     pipeline, scoring = make_pipeline(StandardScaler(), model), "neg_mean_squared_error"
     search = GridSearchCV(pipeline, grid, cv=GroupKFold(folds), scoring=scoring)
     with limit_threads(torch.get_num_threads()):
-        return search.fit(features, labels, groups=groups)
+        return search.fit(features, labels, groups=together)
 
 # %% ../../nbs/4_methods/05_rivals.ipynb #3023a306
 @dataclass(frozen=True)
