@@ -9,11 +9,11 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 facts = config["DEFAULT"]
 
-EXTRAS = "adapt reproduce gpu caption metrics parquet heic notebook docs cluster dev".split()
+EXTRAS = "adapt reproduce gpu caption metrics parquet heic peers notebook docs cluster dev".split()
 extras = {name: facts[f"{name}_requirements"].split() for name in EXTRAS}
 extras["reproduce"] += extras["adapt"]
 extras["docs"] += extras["reproduce"]
-extras["dev"] += [requirement for name in EXTRAS if name not in ("dev", "cluster") for requirement in extras[name]]
+extras["dev"] += [requirement for name in EXTRAS if name not in ("dev", "peers", "cluster") for requirement in extras[name]]
 extras["dev"] = sorted(set(extras["dev"]))
 
 setup(

@@ -17,6 +17,7 @@ from ..methods.zero_shot import BaselineOptions
 from ..methods.grmp.method import GRMPOptions
 from ..methods.grmp.recipes import get_recipe
 from ..methods.registry import Rules
+from ..methods.rivals import find_rivals, rival_covers
 from .artefact import Artefact, controlled, few_labels, repeats, seeded, trial_grid
 from ..study.trial import Measure, Trial
 
@@ -53,6 +54,18 @@ def _without_and_with(strength, recipe):  # row of a table -> choices
     return {name: GRMPOptions("GRMP-IQA", value, recipe) for name, value in rows.items()}
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #b20e35be
+def _rivals(folder, recipe, tuned):  # GRMP-IQA's trials, for each rival
+    trials = []
+    for rival in find_rivals(folder, baseline_rules(recipe)):
+        about = {"method": rival.method, "options": rival.options, "name": rival.label}
+        for trial in tuned:
+            covers = partial(rival_covers, rival, trial.dataset, trial.shots)
+            judges = tuple(filter(covers, trial.judges))
+            if judges if trial.judges else covers(trial.dataset):
+                trials.append(replace(trial, judges=judges, **about))
+    return trials
+
+# %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e8684b22
 FEW = ("livec", "koniq10k", "csiq", "live", "pipal")  # data sets of Table 1
 
 
@@ -62,13 +75,15 @@ def table1(
     strength: float = 5.0,  # λ of Eq. 8 (paper: 5)
     seed: int = 2024,  # split i uses seed + i
     datasets: tuple[str, ...] = FEW,  # keys of DATASETS
+    rivals: str = "",  # folder of others' scores and features (`methods/rivals`); empty: none
 ) -> list[Trial]:
-    "Few labels: baselines and GRMP-IQA (GRMP-IQA Table 1)"
+    "Few labels: baselines, GRMP-IQA and rivals (GRMP-IQA Table 1)"
     splits = repeats(settings, settings.profile.protocol.splits)
     places: dict[str, Any] = {"dataset": datasets, "shots": few_labels(settings), "split": splits}
     baselines = trial_grid(seed, **places, **_baselines(BASELINES, recipe))
     tuned = _tuned(seed, **places, options=[GRMPOptions(strength=strength, recipe=recipe)])
-    return controlled(seeded([*baselines, *tuned], settings), settings, "GRMP-IQA")
+    trials = [*baselines, *tuned, *_rivals(rivals, recipe, tuned)]
+    return controlled(seeded(trials, settings), settings, "GRMP-IQA")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #e5fe1ae0
 def agiqa3k(
@@ -147,6 +162,7 @@ def table2(
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
     strength: float = 5.0,  # λ of Eq. 8 (paper: 5)
     seed: int = 2024,  # split i uses seed + i
+    rivals: str = "",  # folder of others' scores and features (`methods/rivals`); empty: none
 ) -> list[Trial]:
     "A share of the labels, and 80 % of them (GRMP-IQA Table 2)"
     splits, more = repeats(settings, settings.profile.supervised.splits), [] if settings.smoke else [0.8]
@@ -154,7 +170,8 @@ def table2(
     probe, options = _baselines(["linear probe"], recipe), [GRMPOptions("GRMP-IQA", strength, recipe)]
     probes = [trial for place in places for trial in trial_grid(seed, **place, **probe)]
     tuned = [trial for place in places for trial in _tuned(seed, **place, options=options)]
-    return controlled(seeded([*probes, *tuned], settings), settings, "GRMP-IQA")
+    trials = [*probes, *tuned, *_rivals(rivals, recipe, tuned)]
+    return controlled(seeded(trials, settings), settings, "GRMP-IQA")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6256847b
 def table3(
@@ -162,6 +179,7 @@ def table3(
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
     strength: float = 5.0,  # λ of Eq. 8 (paper: 5)
     seed: int = 2024,  # repeat i uses seed + i
+    rivals: str = "",  # folder of others' scores and features (`methods/rivals`); empty: none
 ) -> list[Trial]:
     "Trained on one data set, judged on the others (GRMP-IQA Table 3)"
     datasets = ("live", "csiq") if settings.smoke else CROSS
@@ -170,7 +188,8 @@ def table3(
     others = lambda d: tuple(other for other in datasets if other != d)
     tuned = [Trial(d, "GRMP-IQA", 1.0, i, seed, options, judges=others(d)) for d in datasets for i in splits]
     zero_shot = _zero_shot(("CLIP", "GRMP-IQA"), splits, datasets, seed, recipe)
-    return controlled(seeded([*tuned, *zero_shot], settings), settings, "GRMP-IQA")
+    trials = [*tuned, *zero_shot, *_rivals(rivals, recipe, tuned)]
+    return controlled(seeded(trials, settings), settings, "GRMP-IQA")
 
 # %% ../../nbs/7_papers/01_grmp_iqa.ipynb #6dfde94c
 def table4(

@@ -217,12 +217,13 @@ def _rows(trial, result, settings):  # a trial's result as rows (contract 3)
     ]
 
 
-def _curves(trial, result, settings):  # test SRCC and angle at each look (GRMP-IQA Fig. 4)
-    key, names = _row_key(trial, settings), (("srcc", "watch"), ("angle", "angle"))
+def _curves(trial, result, settings):  # test SRCC, angle and what Eq. 8 did at each look (GRMP-IQA Fig. 4)
+    key, facts = _row_key(trial, settings), result["facts"]
     return [
-        {**key, "epoch": look["epoch"], "metric": metric, "value": look[name]}
-        for look in result["facts"].get("curves", ())
-        for metric, name in names
+        {**key, "epoch": look["epoch"], "metric": "srcc" if name == "watch" else name, "value": look[name]}
+        for look in (*facts.get("curves", ()), *facts.get("qgr", ()))
+        for name in look
+        if name != "epoch"
     ]
 
 # %% ../../nbs/5_study/08_protocol.ipynb #4421465f

@@ -84,11 +84,21 @@ def method_looks() -> dict[str, tuple[str, str]]:  # row → colour as #rrggbb a
     return methods | rows
 
 # %% ../../nbs/5_study/04_style.ipynb #fedb7c2e
+_RIVALS = {
+    "(scores given)": "given scores",
+    "(features given)": "given features",
+    "(pyiqa)": "pyiqa network",
+}
+
+
 def method_look(
     method: str,  # a method as rows and printed values name it
 ) -> tuple[str, str]:  # colour as #rrggbb and matplotlib marker
-    "A method's fixed colour and marker (our choice)"
-    if method not in (looks := method_looks()):
+    "A method's fixed colour and marker; a rival has its first letter and the colour of its kind (our choice)"
+    looks, kind = method_looks(), _RIVALS.get(method[method.rfind("(") :])
+    if kind:
+        return looks[kind][0], f"${method[0] if method[0].isalnum() else 'R'}$"
+    if method not in looks:
         raise ValueError(f"{method!r} has no look yet; register it, or add it to _ROWS: {list(looks)}")
     return looks[method]
 

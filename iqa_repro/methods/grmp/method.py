@@ -98,6 +98,8 @@ def _fit_one(job):
     facts = {"epoch": int(history["epoch"][history["chosen"]].iloc[0])}
     if job.watched:
         facts["curves"] = history.assign(watch=seen)[["epoch", "watch", "angle"]].to_dict("records")
+    if observed := [name for name in history if name.startswith("qgr ")]:
+        facts["qgr"] = history.loc[1:, ["epoch", *observed]].to_dict("records")  # the first look has no steps
     return Fitted(model, partial(_score, model, profile), facts, history.assign(watch=seen or None))
 
 
