@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-import scipy
 import statsmodels.api as sm
 from numpy.typing import ArrayLike
 from statsmodels.stats.multitest import multipletests
