@@ -14,13 +14,13 @@ import torch
 
 from iqa_repro.study.claims import judge_order
 
-PLAIN = {  # PyTorch, oneDNN, MKL, OpenBLAS and NumPy without the vector units that only some processors have
+PLAIN = {  # PyTorch, oneDNN, MKL and OpenBLAS without the vector units that only some processors have
     "ATEN_CPU_CAPABILITY": "default",
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "MKL_CBWR": "COMPATIBLE",
     "OPENBLAS_CORETYPE": "Nehalem",
 }
-SETTINGS = (*PLAIN, "NPY_DISABLE_CPU_FEATURES")
+SETTINGS = (*PLAIN, "NPY_DISABLE_CPU_FEATURES")  # of a caller, which both processes would follow
 FARTHEST = 0.005
 TABLE = """
 import hashlib, json, sys
