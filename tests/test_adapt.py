@@ -201,7 +201,9 @@ def test_no_label_of_the_judged_reaches_their_model(labels):
 def test_the_card_says_what_was_done(adapted, labels):
     card = card_of(adapted.checkpoint)
     assert card.method == adapted.method and card.demonstration
-    assert card.trained_on["labels_used"] == "10 of 20, drawn by chance" and card.trained_on["references"] == 4
+    assert (
+        card.trained_on["labels_used"] == "10 of 20, drawn by chance" and card.trained_on["references"] == 4
+    )
     assert card.trained_on["kinds"] == {"PNG": 20} and len(card.trained_on["labels_sha256"]) == 64
     assert card.validation["srcc"]["value"] == pytest.approx(adapted.measures["srcc"].value)
     assert card.recipe["epochs"] == 2 and card.seeds == {"seed": 2024} and "torch" in card.versions
