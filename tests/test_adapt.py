@@ -188,8 +188,7 @@ def test_no_label_of_the_judged_reaches_their_model(labels):
     options = AdaptOptions(**QUICK, seed=3)
     table = read_labels(labels, options)
     learner = grmp_learner(options)
-    before, rounds = cross_validate(learner, table, 10, options)
-    assert rounds["epoch"][0] > 0  # what judges them did learn
+    before, _ = cross_validate(learner, table, 10, options)
     judged = before["fold"] == 0
     mixed = table.copy()
     mixed.loc[judged, ["mos", "quality"]] = table.loc[judged, ["mos", "quality"]].to_numpy()[::-1]
@@ -202,7 +201,9 @@ def test_no_label_of_the_judged_reaches_their_model(labels):
 def test_the_card_says_what_was_done(adapted, labels):
     card = card_of(adapted.checkpoint)
     assert card.method == adapted.method and card.demonstration
-    assert card.trained_on["labels_used"].startswith("10 of 20") and card.trained_on["references"] == 4
+    assert (
+        card.trained_on["labels_used"] == "10 of 20, drawn by chance" and card.trained_on["references"] == 4
+    )
     assert card.trained_on["kinds"] == {"PNG": 20} and len(card.trained_on["labels_sha256"]) == 64
     assert card.validation["srcc"]["value"] == pytest.approx(adapted.measures["srcc"].value)
     assert card.recipe["epochs"] == 2 and card.seeds == {"seed": 2024} and "torch" in card.versions

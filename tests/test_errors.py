@@ -361,6 +361,7 @@ def test_finetune_refuses_before_it_changes_anything(clip):
     images, draw = torch.rand(4, 3, 60, 60), torch.Generator().manual_seed(0)
     good, settings = Labelled(images, torch.rand(4)), FinetuneSettings(epochs=1, blocks=1, strength=0)
     model = small_model(clip)
+    model.recipe = get_recipe("paper", select="validation")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
     def train(train=good, validation=good, **changes):
@@ -586,7 +587,8 @@ def test_more_shots_than_pictures(monkeypatch):
     table = pd.DataFrame({"image": [f"{i}.png" for i in range(10)], "mos": np.arange(10.0)})
     table["quality"] = table["mos"] / 9
     monkeypatch.setattr(trial, "table_of", lambda *_: table)
-    parts = lambda shots: trial.trial_parts(trial.Trial("livec", "CoOp", shots), Rules(), load_settings())
+    rules = Rules(select="validation")
+    parts = lambda shots: trial.trial_parts(trial.Trial("livec", "CoOp", shots), rules, load_settings())
     split = lambda shots: lambda: parts(shots)
     assert len(split(5)()[2]) == 2
     refused(ValueError, split(9), "9 shots were asked for, the table has 8 pictures; ask for 1 … 8")

@@ -118,7 +118,7 @@ def say(value: Any) -> str:  # of a card → one line
 # %% ../../nbs/9_app/03_cards.ipynb #9e605744
 FIRST = (  # entries that come first, in this order; others follow as they are
     "name weights srcc plcc srcc_without_labels srcc_gained how pictures table labels_used scale scores_found kinds smallest largest "
-    "references starts_from chosen_epoch mean_miss mean_miss_of_average"
+    "references starts_from mean_miss mean_miss_of_average"
 ).split()
 WORDS = {"srcc": "SRCC", "plcc": "PLCC", "srcc_without_labels": "SRCC without labels", "how": "measured"}
 WORDS |= {"srcc_gained": "SRCC gained by them", "mean_miss": "mean miss, points of the scale"}

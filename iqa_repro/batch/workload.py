@@ -22,6 +22,7 @@ from ..data.world.embedded import STAND_INS
 from ..methods.grmp.method import GRMPOptions, tuning_settings
 from ..methods.grmp.pretraining import TASK_SETS, VARIANTS, meta_settings, recipe_of
 from ..methods.grmp.recipes import Recipe
+from ..methods.registry import find_method
 from ..methods.uniqa.corpus import CHUNK, Corpus, aesthetic_corpus
 from ..methods.uniqa.method import UniQAOptions, adapter_settings
 from ..papers.together import TRAININGS, PairingOptions
@@ -148,7 +149,7 @@ def _tuning_work(trial, options, settings):  # without the prompts
     recipe = recipe_of(options.recipe, profile)
     sizes = tuning_settings(trial.shots, options.strength, recipe, settings)
     tower = clip_config(profile)["vision_cfg"]
-    train, held, test = _parts(trial, settings, recipe.select == "validation")
+    train, held, test = _parts(trial, settings)
     steps = sizes.epochs * train * (sizes.views if sizes.all_views else 1)
     state = train * sizes.views * 4 * tower["width"] * (tower["image_size"] // tower["patch_size"]) ** 2
     once = state <= sizes.cache_gib * 2**30 and recipe.crop_offset == "each"
@@ -179,10 +180,11 @@ def _judging(dataset, runs, readings, profile, key):
     return [Work("encode", crops, (*key, dataset), 128), _reads(dataset, readings, profile, (*key, dataset))]
 
 
-def _parts(trial, settings, choose=True):  # pictures that give gradients, are held out, judge
+def _parts(trial, settings):  # pictures that give gradients, are held out, judge
     protocol, n = settings.profile.protocol, picture_count(trial.dataset, settings.profile)
     test = 0 if trial.shots == 1.0 and not isinstance(trial.shots, int) else round(protocol.test_share * n)
     labels = trial.shots if isinstance(trial.shots, int) else min(n - test, round(trial.shots * n))
+    choose = find_method(trial.method).rules(trial.options, settings).select == "validation"
     held = round(protocol.validation_share * labels) if choose else 0
     return labels - held, held, test
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..core.names import did_you_mean
 from ..core.seeds import numpy_generator
 from .world import blur_colour, compression_noise, light_space
-from .world.blur_colour import KADID, STRENGTHS
+from .world.blur_colour import KADID, STRENGTHS, as_picture
 
 # %% ../../nbs/1_data/04_distortions.ipynb #311c7668
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Distortion:
         return "rng" in signature(self.function).parameters
 
     def apply(self, image: np.ndarray, strength: float, seed: int) -> np.ndarray:  # (h,w,3) float32 in [0,1]
-        "The picture at this strength; `seed` matters to the random types only (our choice)"
+        "The picture at this strength, in double precision; `seed` matters to the random types only (our choice)"
         extra = [numpy_generator(seed, "distort", self.name)] if self.random else []
-        return self.function(image, strength, *extra)
+        return as_picture(self.function(image.astype(np.float64), strength, *extra))
 
 # %% ../../nbs/1_data/04_distortions.ipynb #cb75b62f
 _OPERATIONS = vars(blur_colour) | vars(compression_noise) | vars(light_space)

@@ -65,7 +65,6 @@ def hold_out(
     table: pd.DataFrame,  # the labelled sample
     share: float,  # of the references or pictures to hold out, between 0 and 1
     seed: int,  # of this draw
-    by: str = "image",  # 'image' or 'reference'
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # what is trained on, what chooses the epoch
-    "Set a validation part aside (our choice: the papers name none)"
-    return _split(table, seed, by, share, "hold out")
+    "Set a validation part aside, by reference where there are references (our choice: the papers name none)"
+    return _split(table, seed, "reference" if "reference" in table else "image", share, "hold out")

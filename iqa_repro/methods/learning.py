@@ -43,7 +43,7 @@ class Learner:
     start: str  # where learning starts, in words
     weights: Path | None  # file that it starts from
     make: Callable[[], Any]  # -> a model at its start
-    fit: Callable[..., pd.DataFrame]  # model, rows, held-out rows, generator -> history: epoch, chosen
+    fit: Callable[..., pd.DataFrame]  # model, rows, generator -> history: epoch, loss; the last epoch is kept
     score: Callable[[Any, pd.DataFrame], np.ndarray]  # model, rows -> (n,) in [0, 1]
     save: Callable[..., None]  # model, path, card=…
 
@@ -52,11 +52,6 @@ class Learner:
         "Name and hash of the file that it starts from, for the card (our choice)"
         path = self.weights
         return {} if path is None else {"start_file": path.name, "start_sha256": sha256_of(path)}
-
-    @property
-    def held_share(self) -> float:  # in (0, 1)
-        "Part of the labels that chooses the epoch (as in the study)"
-        return clip_profile(self.clip).protocol.validation_share
 
     @property
     def demonstration(self) -> bool:

@@ -6,6 +6,8 @@
 __all__ = ['STRENGTHS', 'METHODS', 'LinearProbe']
 
 # %% ../../nbs/4_methods/02_linear_probe.ipynb #88ac035c
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -35,13 +37,13 @@ def _fit_strengths(rows, labels, error_of):
     return maps, pd.DataFrame(history).assign(chosen=lambda h: h.index == h["validation"].idxmin())
 
 
-def _cross_validated(rows, labels, views):
-    "Errors of a map on images that it was not fitted on"
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+def _cross_validated(rows, labels, units):
+    "Errors of a map on images that it was not fitted on, nor on copies of them"
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-    images = np.arange(len(rows)) // views
-    folds = GroupKFold(min(5, len(rows) // views))
-    return lambda fitted: cross_val_predict(fitted, rows, labels, groups=images, cv=folds) - labels
+    places = np.unique(units, return_inverse=True)[1]
+    folds = PredefinedSplit(places % 5)  # in turn; GroupKFold sorts ties as the processor likes
+    return lambda fitted: cross_val_predict(fitted, rows, labels, cv=folds) - labels
 
 # %% ../../nbs/4_methods/02_linear_probe.ipynb #1b12082e
 class LinearProbe(FrozenCLIP):
@@ -73,19 +75,22 @@ class LinearProbe(FrozenCLIP):
         train: Labelled,  # images that the map is fitted on
         validation: Labelled | None,  # images that choose the strength; None: cross-validation on train
         generator: torch.Generator,  # of the crops
+        references: Sequence[str] | None = None,  # of each image; None: every image is its own
     ) -> pd.DataFrame:  # a row a strength: strength, loss, validation (mean squared errors), chosen (bool)
         "Fit for each strength and keep the one that predicts held-out labels best (our choice)"
-        return _fit(self, train, validation, generator)
+        return _fit(self, train, validation, generator, references)
 
 # %% ../../nbs/4_methods/02_linear_probe.ipynb #609e16de
-def _fit(probe, train, validation, generator):
-    if validation is None and len(train.images) < 2:
-        more = "give more pictures or a validation part"
-        raise ValueError(f"one picture leaves none to choose the strength by; {more}")
+def _fit(probe, train, validation, generator, references):
+    units = np.arange(len(train.images)) if references is None else np.asarray(references)
+    if validation is None and len({*units}) < 2:
+        one = "picture" if references is None else "reference"
+        more = f"give more {one}s or a validation part"
+        raise ValueError(f"one {one} leaves none to choose the strength by; {more}")
     numbers = lambda tensor: tensor.double().cpu().numpy()
     rows = numbers(probe.training_features(train.images, probe.views, generator).flatten(0, 1))
     labels = numbers(train.quality).repeat(probe.views)
-    error_of = _cross_validated(rows, labels, probe.views)
+    error_of = _cross_validated(rows, labels, units.repeat(probe.views))
     if validation is not None:
         with torch.no_grad():
             held = numbers(map_pictures(probe.image_features, validation.images))
@@ -104,6 +109,6 @@ METHODS = (
         "a ridge regression on frozen image features",
         ("#ece133", "p"),
         lambda job, **sizes: LinearProbe(views=job.settings.profile.coop.views, **sizes),
-        lambda job, model, *labels: model.fit(*labels),
+        lambda job, model, *labels: model.fit(*labels, job.train.get("reference")),
     ),
 )

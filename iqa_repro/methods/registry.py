@@ -37,7 +37,9 @@ class Rules:
     split_by: str = "reference"  # what is kept together where there are references, or "image"
     livec_training: bool = False  # whether LIVEC's seven training pictures count as data
     nested: bool = True  # 50 labels are the beginning of 100, or a draw of their own
-    select: str = "validation"  # what chooses the epoch: held-out labels, nothing ("last"), or the "test" set
+    select: str = (
+        "last"  # what chooses the epoch: nothing ("last"), held-out labels ("validation"), or the "test" set
+    )
     label: str = "paper"  # of the recipe, as rows carry it
 
 # %% ../../nbs/4_methods/03_registry.ipynb #fb1253dd

@@ -64,7 +64,7 @@ def leakage(
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:
     "GRMP-IQA under each recipe (our question)"
-    others = ["paper+select=last", *([] if settings.smoke else ["released", "released+select=last"])]
+    others = ["paper+select=validation", *([] if settings.smoke else ["released", "released+select=last"])]
     recipes = ["paper", *leakage_recipes(settings, meta_settings).values(), *others]
     places: dict = {"dataset": ("livec", "koniq10k"), "split": repeats(settings, splits)}
     options, shots = [GRMPOptions(recipe=recipe) for recipe in recipes], few_labels(settings, (50,))

@@ -31,7 +31,7 @@ def baseline_rules(
     "How a baseline's labels are drawn next to GRMP-IQA's (our choice)"
     asked, paper = get_recipe(recipe), get_recipe("paper")
     shared = {name: getattr(asked, name) for name in ("split_by", "livec_training", "nested")}
-    shared |= {"select": "last"} if asked.select == "last" else {}
+    shared |= {} if asked.select == "test" else {"select": asked.select}
     chosen = get_recipe("paper", **{k: v for k, v in shared.items() if v != getattr(paper, k)})
     return Rules(chosen.split_by, chosen.livec_training, chosen.nested, chosen.select, chosen.label)
 
@@ -103,13 +103,12 @@ DOTS = Measure("iqa_repro.figures.scenes:dot_rows")
 def fig1(
     settings: Settings,  # of the run; smoke: one repeat, one split of 20 labels
     recipe: str = "paper",  # whose choices are followed where paper and released code differ
-    select: str = "last",  # which epoch's model is drawn in (b)
     strength: float = 5.0,  # λ of Eq. 8 (paper: 5)
     shots: int = 50,  # labels of (b)
     seed: int = 2024,  # repeat and split i use seed + i
 ) -> list[Trial]:
     "Zero-shot, then black dots without and with QGR (GRMP-IQA Fig. 1)"
-    protocol, options = settings.profile.protocol, _without_and_with(strength, f"{recipe}+select={select}")
+    protocol, options = settings.profile.protocol, _without_and_with(strength, recipe)
     splits, labels = repeats(settings, protocol.splits), few_labels(settings, (shots,))
     dots = _tuned(seed, dataset=["livec"], shots=labels, split=splits, options=options, measure=[DOTS])
     trained = repeats(settings, protocol.seeds)
@@ -127,7 +126,7 @@ def fig2(
 ) -> list[Trial]:
     "The spread of CoOp over random starts (GRMP-IQA Fig. 2)"
     counts, draws = ([10, 20], 3) if settings.smoke else (sorted(labels), starts)
-    recipes = {"last epoch": "paper+select=last", "epoch chosen": "paper"}
+    recipes = {"last epoch": "paper", "epoch chosen": "paper+select=validation"}
     conditions = [(n, "last epoch") for n in counts] + [(counts[0], "epoch chosen")]
     options = lambda kept, start: BaselineOptions(baseline_rules(recipes[kept]), start)
     return [

@@ -118,7 +118,7 @@ def trial_parts(
         return labelled, None, test
     if own is not None:
         return labelled, own, test
-    return (*hold_out(labelled, protocol.validation_share, seed, by="image"), test)
+    return (*hold_out(labelled, protocol.validation_share, seed), test)
 
 # %% ../../nbs/5_study/07_trial.ipynb #fbc7bc74
 def _official_parts(table, dataset):

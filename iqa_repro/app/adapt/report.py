@@ -100,10 +100,9 @@ def _numbers(measured):  # (what, number, more)
 
 # %% ../../../nbs/9_app/adapt/04_report.ipynb #51f0df68
 def _rounds(folds):
-    heads = [name.replace("_", " ") for name in ("learned_from", "chose_the_epoch", "judged", "epoch")]
     number = lambda x: f"{x:.2f}".replace("-", "−") if isinstance(x, float) else f"{x}"
     cells = [["none" if pd.isna(x) else number(x) for x in row.values()] for row in folds.to_dict("records")]
-    return [["round", *heads, "SRCC", "PLCC"], *cells]
+    return [["round", "learned from", "judged", "SRCC", "PLCC"], *cells]
 
 
 def _card(result):  # as the checkpoint has it, with every setting of the recipe; else what is known of it

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .folds import cross_validate, draw_labels
+from .folds import cross_validate
 from .labels import AdaptOptions, read_labels
 from .learners import find_learner
 from ..cards import made_with, plain_text
@@ -26,6 +26,7 @@ from ...clip.features import backbone_digest
 from ...core.names import did_you_mean
 from ...core.paths import marked_name
 from ...core.seeds import derive_seed, torch_generator
+from ...data.splits import sample_shots
 from ...data.tables import table_digest
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #3d769377
@@ -84,12 +85,11 @@ def _measure_all(table, seed):
     return table, {key: measure(*what, groups=groups, seed=seed) for key, what in wanted.items()}
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #44ec1e35
-def _trained_on(table, learned, held):
+def _trained_on(table, drawn):
     facts, mos = table.attrs["facts"], table["mos"]
-    drawn = pd.concat([learned, held]).drop(columns="quality")
+    drawn = drawn.drop(columns="quality")
     whole = table[[name for name in drawn.columns if name in table]]
     drawn.attrs = whole.attrs = table.attrs
-    used = f"{len(drawn)} of {len(table)}, drawn by chance: {len(learned)} were learned from, {len(held)} chose the epoch"
     better = "higher" if facts["higher_is_better"] else "lower"
     unnamed = "not named: pictures count as independent"
     return {
@@ -98,7 +98,7 @@ def _trained_on(table, learned, held):
         "labels_sha256": table_digest(whole),
         "scale": f"{facts['low']:g} … {facts['high']:g}, {better} is better",
         "scores_found": f"{mos.min():g} … {mos.max():g}, mean {mos.mean():.4g}",
-        "labels_used": used,
+        "labels_used": f"{len(drawn)} of {len(table)}" + ", drawn by chance" * (len(drawn) < len(table)),
         "used_sha256": table_digest(drawn),
         "references": table["reference"].nunique() if "reference" in table else unnamed,
         **table.attrs.get("pictures", {}),
@@ -106,9 +106,8 @@ def _trained_on(table, learned, held):
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #8e2b8422
 def _validation(table, folds, measures):
-    each = folds["learned_from"] + folds["chose_the_epoch"]
     how = (
-        f"{len(folds)} rounds; in each a fold is judged by a model that learned from {each.min()} labels outside of it; all rounds pooled. "
+        f"{len(folds)} rounds; in each a fold is judged by a model that learned from {folds['learned_from'].min()} labels outside of it; all rounds pooled. "
         f"{'References' if 'reference' in table else 'Pictures'} drawn again for the interval, 95 %. This very model was not measured: it was made the same way"
     )
     rounds = [None if np.isnan(x) else round(x, 3) for x in folds["srcc"]]
@@ -134,16 +133,16 @@ def _limits(learner, table, measures, labels) -> Iterator[str]:
     yield "Not for decisions about people, for diagnosis or for anything where a wrong score does harm without somebody looking."
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #22cd3fb9
-def _write_card(learner, table, folds, measures, drawn, epoch, seed):
-    clip, recipe = learner.clip, {"starts_from": learner.start, **learner.facts, "chosen_epoch": epoch}
+def _write_card(learner, table, folds, measures, drawn, seed):
+    clip, recipe = learner.clip, {"starts_from": learner.start, **learner.facts}
     return {
-        "trained_on": _trained_on(table, *drawn),
+        "trained_on": _trained_on(table, drawn),
         "validation": _validation(table, folds, measures),
         "recipe": recipe | asdict(learner.settings),
         "seeds": {"seed": seed},
         "versions": made_with(),
         "backbone": {"name": clip.name, "weights": clip.pretrained, "sha256": backbone_digest(clip)},
-        "limits": list(_limits(learner, table, measures, sum(map(len, drawn)))),
+        "limits": list(_limits(learner, table, measures, len(drawn))),
     }
 
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #67f2b74a
@@ -164,11 +163,6 @@ def _doubts_of_order(result) -> Iterator[str]:
 # %% ../../../nbs/9_app/adapt/03_run.ipynb #8aceba89
 def _doubts_of_learning(result) -> Iterator[str]:
     measured, gained = result.measures, result.measures["srcc_gained"]
-    if result.card["recipe"]["chosen_epoch"] == 0:
-        yield "The labels changed nothing: the held-out ones chose the start as it was, so the final model is the one before adapting."
-    if still := int((result.folds["epoch"] == 0).sum()):
-        rounds = f"{still} of {len(result.folds)} rounds"
-        yield f"In {rounds} the held-out labels kept the start as it was: learning made it no better there."
     if gained.low is None or gained.low <= 0:
         before = measured["srcc_without_labels"]
         yield f"It is not shown that adapting helps: without a label SRCC is {before}, the change {gained}."
@@ -183,7 +177,7 @@ class AdaptResult:
     method: str  # "GRMP-IQA" or "UniQA"
     shots: int  # labels of the final model
     table: pd.DataFrame  # image, mos, quality, fold, before, predicted (out of fold), predicted_mos, final
-    folds: pd.DataFrame  # a row a round: fold, learned_from, chose_the_epoch, judged, epoch, srcc, plcc
+    folds: pd.DataFrame  # a row a round: fold, learned_from, judged, srcc, plcc
     measures: dict[str, Measured]  # srcc, plcc, srcc_without_labels, srcc_gained, mean_miss, …
     scorer: Scorer  # the final model
     card: dict  # as in the checkpoint
@@ -197,7 +191,7 @@ class AdaptResult:
     @property
     def sentence(self) -> str:
         "The number, how sure it is, and on what it was measured (our choice)"
-        each = self.folds["learned_from"] + self.folds["chose_the_epoch"]
+        each = self.folds["learned_from"]
         labels = f"{each.min()}" if each.min() == each.max() else f"{each.min()} to {each.max()}"
         rounds = f"{len(self.table)} pictures in {len(self.folds)} rounds"
         return (
@@ -229,12 +223,10 @@ def adapt(
     shots, learner = len(table) if shots is None else shots, learner_of(chosen)
     before = learner.score(learner.make(), table)
     judged, folds = cross_validate(learner, table, shots, chosen, tell)
-    drawn = draw_labels(table, shots, derive_seed(chosen.seed, "final"), learner)
-    model = learner.make()
-    history = learner.fit(model, *drawn, torch_generator(chosen.seed, "adapt", "final"))
+    drawn, model = sample_shots(table, shots, derive_seed(chosen.seed, "final")), learner.make()
+    learner.fit(model, drawn, torch_generator(chosen.seed, "adapt", "final"))
     judged, measures = _measure_all(judged.assign(before=before), chosen.seed)
-    epoch = int(history["epoch"][history["chosen"]].iloc[0])
-    card = _write_card(learner, judged, folds, measures, drawn, epoch, chosen.seed)
+    card = _write_card(learner, judged, folds, measures, drawn, chosen.seed)
     if path is not None:
         learner.save(model, path, card=card)
     file = "not written" if path is None else marked_name(path)

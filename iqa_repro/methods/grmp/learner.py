@@ -30,7 +30,7 @@ START_PROMPTS = Path(iqa_repro.__file__).parent / "weights" / "tiny_prompts.safe
 def _prompts(path, clip, crops):
     ours = path.suffix == ".safetensors"
     model = load_model(path, clip) if ours else load_released(path, clip, crops=crops)
-    model.recipe = replace(model.recipe, select="validation")
+    model.recipe = replace(model.recipe, select="last")
     return model
 
 # %% ../../../nbs/4_methods/grmp/13_learner.ipynb #75456c48
@@ -49,8 +49,8 @@ def grmp_learner(
             return _prompts(weights, clip, profile.prompts.test_crops)
         return build_variant("GRMP-IQA", profile, options.seed, clip=clip)
 
-    def fit(model, rows, held, generator):
-        return finetune(model, labelled_rows(rows), labelled_rows(held), settings, generator, clip)
+    def fit(model, rows, generator):
+        return finetune(model, labelled_rows(rows), None, settings, generator, clip)
 
     drawn = "prompts as they are drawn, not meta-learned"
     start = f"meta-learned prompts of {weights.name}" if weights is not None else drawn

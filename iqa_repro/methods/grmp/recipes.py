@@ -75,7 +75,7 @@ class _TuningChoices(_MetaChoices):
     batch: int = _setting(32, 192, "tuning", "D8", "pictures of a step; 32 is CoOp's")
     schedule: str = _setting("cosine", "plateau", "tuning", "D9", "rate falls along a cosine (CoOp), or ×0.3 after six looks without gain", ("cosine", "plateau", "constant"))
     length: float = _setting(1.0, 40.0, "tuning", "D9", "epochs in units of the profile's (full: 50, released 2,000)")
-    select: str = _setting("validation", "test", "tuning", "D10", "what chooses the epoch: held-out labels, nothing, or the test set", ("validation", "last", "test"), leaky="test")
+    select: str = _setting("last", "test", "tuning", "D10", "what chooses the epoch: nothing, held-out labels, or the test set", ("last", "validation", "test"), leaky="test")
     tune_labels: str = _setting("range", "sample", "tuning", "D11", "labels scaled by the published range, or by the shots' own extremes", ("range", "sample"))
     tune_resize: str = _setting("none", "square", "tuning", "D12", "pictures keep their scale, or are squeezed to 244/224 of the input", ("none", "square"))
     crop_offset: str = _setting("each", "batch", "tuning", "D12", "each picture has its crops, or one offset serves the batch", ("each", "batch"))

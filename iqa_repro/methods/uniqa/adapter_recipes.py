@@ -24,7 +24,9 @@ class AdapterRecipe:
     trainable_levels: bool = False  # the scores c learn too (paper Eq. 7: predefined; released: True)
     start: str = "zero"  # residual: "zero" (our choice) or "random" (released)
     positions: str = "always"  # positional embedding: "always", or "single": with one group only (released)
-    select: str = "validation"  # epoch chosen by "validation" (our choice), "last" or "test" (released)
+    select: str = (
+        "last"  # epoch kept: the "last" (our choice), by "validation" labels, or by "test" (released)
+    )
 
     def __post_init__(self) -> None:
         _check_recipe(self)
@@ -36,7 +38,7 @@ class AdapterRecipe:
 
 # %% ../../../nbs/4_methods/uniqa/05_adapter_recipes.ipynb #22ffe247
 _WORDS: dict[str, tuple[str, ...]] = {"start": ("zero", "random"), "positions": ("always", "single")}
-_WORDS |= {"select": ("validation", "last", "test")}
+_WORDS |= {"select": ("last", "validation", "test")}
 
 
 def _check_recipe(recipe):

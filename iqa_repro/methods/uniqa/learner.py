@@ -46,10 +46,9 @@ def uniqa_learner(
     make = lambda: build_uniqa(clip, generator=draw(), crops=profile.adapter.test_crops)
     judged = lambda model, rows: features(PictureFiles(rows["image"]), CropSet(model.crops))
 
-    def fit(model, rows, held, generator):
+    def fit(model, rows, generator):
         seen, labels = features(PictureFiles(rows["image"]), settings.crops), labelled_rows(rows).quality
-        chooses = judged(model, held), labelled_rows(held).quality
-        return fit_adapter(model, seen, labels, settings, generator, chooses)
+        return fit_adapter(model, seen, labels, settings, generator)
 
     def score(model, rows):
         with torch.no_grad():
