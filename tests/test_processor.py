@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from iqa_repro.study.claims import judge_order
+from iqa_repro.study.claims import Claim, all_differences, judge
 
 PLAIN = {  # PyTorch, oneDNN, MKL and OpenBLAS without the vector units that only some processors have
     "ATEN_CPU_CAPABILITY": "default",
@@ -79,5 +79,8 @@ def test_rows_and_verdicts_do_not_hang_on_the_processor(tables):
     assert away.max() <= FARTHEST, best.assign(plain=plain["value"])[away > FARTHEST].to_string()
     pairs = [("UniQA", "CoOp"), ("GRMP-IQA", "CoOp"), ("linear probe", "UniQA")]
     where = {"dataset": "livec", "metric": "srcc"}
-    verdicts = [[one["verdict"] for one in judge_order(rows, pairs, where, "ours")] for rows in (best, plain)]
+    parts = [all_differences(rows, pairs, **where) for rows in (best, plain)]
+    verdicts = [
+        [judge(Claim(name, part, "ours"))["verdict"] for name, part in some.items()] for some in parts
+    ]
     assert verdicts[0] == verdicts[1]
