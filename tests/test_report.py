@@ -26,6 +26,7 @@ from iqa_repro.batch.scoreboard import (
     write_scoreboard,
 )
 from iqa_repro.core.paths import sha256_of
+from iqa_repro.study.claims import Claim, judge, judge_claims
 from iqa_repro.study.runs import start_run
 
 matplotlib.use("Agg")
@@ -77,9 +78,15 @@ class Page(HTMLParser):
         return " ".join(("".join(self.words) if name is None else self.inside[name]).split())
 
 
-def claim(sentence, verdict, margin=None, n=None):
-    numbers = {"margin": margin, "low": margin and margin - 0.01, "high": margin and margin + 0.01, "n": n}
-    return {"sentence": sentence, "source": "§4 & <Table 1>", "verdict": verdict, **numbers}
+def claim(sentence, evidence, kind="measured"):
+    return Claim(sentence, evidence, "§4 & <Table 1>", kind)
+
+
+CONTROL = judge(Claim("it differs from itself", [0.0, 0.0, 0.0], "control")) | {
+    "kind": "control",
+    "verdict": "passed",
+}
+GAIN, SMALL = [0.09, 0.11, 0.1, 0.1], [0.1, -0.1, 0.05, -0.0512]  # above zero; undecided
 
 
 def write_run(folder, name, claims, table=None, stand_in=True, figure=True):
@@ -94,7 +101,7 @@ def write_run(folder, name, claims, table=None, stand_in=True, figure=True):
     run.save(
         run.rows()[["method", "metric", "value"]] if table is None else table, drawing if figure else None
     )
-    run.claims(claims)
+    run.claims(judge_claims(claims, [CONTROL] if name == "uniqa/fig4" else []))
     run.finish()
 
 
@@ -105,11 +112,11 @@ def made(tmp_path_factory):
     rows = [("DEIQT", 0.667, None, None, None, None, "printed"), (NASTY, 0.836, 0.276123, 0.2, 4, -0.559877, "not comparable")]  # fmt: skip
     table = pd.DataFrame(rows, columns=["method", "paper", "ours", "iqr", "n", "delta", "verdict"])
     table = table.assign(dataset="livec", setting="50", metric="srcc")
-    claims = [claim(NASTY, "holds", 0.1, 4), claim("printed: it is first", "does not hold"), claim("A above B", "undecided", -0.0003, 4)]  # fmt: skip
+    claims = [claim(NASTY, {"50": GAIN, "100": GAIN}), claim("it is first", False, "printed"), claim("A above B", SMALL)]  # fmt: skip
     write_run(folder, "grmp_iqa/table1", claims, table)
-    write_run(folder, "uniqa/fig4", [claim(f"claim {i}", "holds", 0.2, 3) for i in range(12)])
+    write_run(folder, "uniqa/fig4", [claim(f"claim {i}", GAIN) for i in range(12)])
     write_run(folder, "uniqa/fig10", [])
-    write_run(folder, "uniqa/table7", [claim("equal", "holds")], stand_in=False, figure=False)
+    write_run(folder, "uniqa/table7", [claim("equal", True, "construction")], stand_in=False, figure=False)
     (folder / "uniqa/fig4/run.ipynb").write_text(
         '{"cells": [], "metadata": {}, "nbformat": 4}', encoding="utf-8"
     )
@@ -175,7 +182,7 @@ def check_form(page):
     assert page.all("html")[0]["lang"] == "en" and page.all("main")[0]["id"] == "main"
     assert page.all("a")[0] == {"class": "skip", "href": "#main"}
     assert len(page.all("table")) == len(page.all("caption")) > 0
-    assert all(heading.get("scope") in ("row", "col") for heading in page.all("th"))
+    assert all(heading.get("scope") in ("row", "col", "rowgroup") for heading in page.all("th"))
     assert all(
         "tabindex" in box and box["aria-label"] for box in page.all("div") if box.get("role") == "region"
     )
@@ -185,7 +192,7 @@ def check_form(page):
 
 
 def listed_claims(page):
-    classes = [verdict.replace(" ", "-") for verdict in VERDICTS]
+    classes = [verdict.replace(" ", "-") for verdict in (*VERDICTS, "passed", "failed")]
     return Counter(item["class"] for item in page.all("li") if item.get("class") in classes)
 
 
@@ -230,23 +237,26 @@ def test_what_looks_like_html_is_text(made, page):
 
 def test_numbers_and_counts_are_those_of_the_results(made, page):
     counts = count_verdicts(collect_claims(made.parent, NAMES))
-    assert counts.loc["grmp_iqa"].tolist() == [1, 1, 1, 1] and counts.loc["uniqa"].tolist() == [13, 0, 0, 0]
+    measured = "measured: embedded stand-in"
+    assert counts.loc[("grmp_iqa", measured)].tolist() == [1, 0, 0, 1, 0, 0]
+    assert counts.loc[("uniqa", measured)].tolist() == [12, 0, 0, 0, 0, 0]
     board = page.text("scoreboard")
-    assert "GRMP-IQA, all 1 1 1 1" in board and "UniQA, all 13 0 0 0" in board
     assert (
-        "printed numbers 0 1 0 0" in board
-        and "original 1 0 0 0" in board
-        and "no finished run 0 0 0 1" in board
-    )
+        f"{measured} 1 0 0 1 0 0" in board and f"{measured} 12 0 0 0 0 0" in board
+    )  # kinds are not added up
+    assert "printed numbers 0 1 0 0 0 0" in board and "true by construction 1 0 0 0 0 0" in board
+    assert "no finished run 0 0 0 0 0 1" in board
     assert listed_claims(page) == {
         "holds": 2 * 14,
-        "does-not-hold": 2,
+        "contradicted": 2,
         "undecided": 2,
+        "passed": 2,
     }  # in the scoreboard and at the artefact
     table = page.text("grmp_iqa-table1")
     assert "0.276 ± 0.2 (0.836, Δ −0.560)" in table and "0.667" in table and "not comparable" in table
-    assert "margin +0.100 [+0.090, +0.110], n = 4" in table and "exact, nothing random" in table
-    assert "margin −0.0003 [−0.010, +0.010]" in table
+    assert "weakest part: margin +0.100 [+0.087, +0.113], n = 4, could see 0.0" in table
+    assert "exact, nothing random" in table and "2 parts 50: +0.100 [+0.087, +0.113], Holm p" in table
+    assert "margin −0.0003 [−0.146, +0.145]" in table and "With 80 % power, the measured claims see" in table
     assert "This artefact has no claim to judge." in page.text("uniqa-fig10")
 
 
@@ -262,8 +272,8 @@ def test_random_weights_are_said_first_and_everywhere(results):
     page = Page(write_report(results, names=NAMES).read_text(encoding="utf-8"))
     text = page.text()
     assert text.index("Random weights: nothing here is a result") < text.index("Embedded stand-ins:")
-    assert text.count("random weights: no result") == 4 and "original, random weights 1 0 0 0" in page.text(
-        "scoreboard"
+    assert text.count("random weights: no result") == 4 and (
+        "measured: embedded stand-in, random weights 12 0" in page.text("scoreboard")
     )
 
 
@@ -324,7 +334,7 @@ def test_a_damaged_file_is_named_and_the_page_stays(results, file, damage):
 
 def test_an_edited_verdict_is_refused(results):
     path = results / "grmp_iqa/table1/claims.json"
-    path.write_text(path.read_text().replace("does not hold", "holds"))
+    path.write_text(path.read_text().replace("contradicted", "holds"))
     with pytest.raises(
         ValueError, match="table1/claims.json is not the file that the run of .* wrote: it was edited"
     ):
@@ -347,6 +357,7 @@ def test_wrong_calls_are_refused(results, tmp_path):
 
 def test_the_committed_scoreboard_is_that_of_the_committed_results(tmp_path):
     path, claims = COMMITTED / "claims.csv", collect_claims(COMMITTED)
+    claims = claims.drop(columns="parts")
     claims.to_csv(tmp_path / "claims.csv", index=False, lineterminator="\n", encoding="utf-8")
     assert sha256_of(path) == sha256_of(tmp_path / "claims.csv"), "write it anew: write_scoreboard"
     assert scoreboard_markdown(claims).strip() in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -365,7 +376,7 @@ def test_results_of_other_folders_are_written_next_to_their_files(results):
     text = written.read_text(encoding="utf-8")
     assert written == results / "RESULTS.md" and text == results_markdown(results, NAMES[::-1])
     assert "<script" not in text and "&lt;script&gt;" in text and "](grmp_iqa/table1/table.csv)" in text
-    assert "| 1 | 1 | 1 |" in text and "**Table 6**: not run" in text
+    assert "| 1 | 0 | 0 | 1 | 0 |" in text and "**Table 6**: not run" in text
 
 
 def test_the_committed_results_make_a_page(tmp_path):
@@ -382,6 +393,8 @@ def test_the_committed_results_make_a_page(tmp_path):
     assert all(name.replace("/", "-") in page.inside for name in list_artefacts())
     claims = collect_claims(folder)
     assert listed_claims(page) == {
-        v.replace(" ", "-"): 2 * n for v in VERDICTS[:3] if (n := int((claims["verdict"] == v).sum()))
+        v.replace(" ", "-"): 2 * n
+        for v in (*VERDICTS[:-1], "passed", "failed")
+        if (n := int((claims["verdict"] == v).sum()))
     }
     assert str(ROOT) not in path.read_text(encoding="utf-8")

@@ -258,6 +258,7 @@ def _gather(folder, name, claims, base):  # what the template shows of one artef
         "troubles": find_troubles(folder, name, record),
         "claims": own[own["verdict"] != "not run"].to_dict("records"),
         "counts": {verdict: int((own["verdict"] == verdict).sum()) for verdict in VERDICTS},
+        "power": _power(own),
         "tables": table_blocks(rows_of("table.csv")) if record and (here / "table.csv").exists() else [],
         "picture": embed_picture(here / "figure.png") if record and (here / "figure.png").exists() else None,
         "alt": alt_text(title if paper in title else f"{paper}, {title}", rows_of("figure.csv")),
@@ -265,6 +266,16 @@ def _gather(folder, name, claims, base):  # what the template shows of one artef
         "facts": {HEADS.get(key, key.replace("_", " ")): _lines(value) for key, value in facts.items()},
         "hashes": (record or {}).get("files", {}),
     }
+
+
+def _power(
+    claims,
+):  # smallest and largest difference of SRCC that the measured claims can see; None: no claim can
+    parts = [
+        part for claim in claims[claims["kind"] == "measured"].to_dict("records") for part in claim["parts"]
+    ]
+    seen = [part["detectable"] for part in parts if part["detectable"] is not None]
+    return (min(seen), max(seen)) if seen else None
 
 
 def _lines(value):  # a fact as lines of text
@@ -369,7 +380,7 @@ def _page(folder, names, base):  # what the template gets
         raise ValueError(f"no artefact in {folder} {told}")
     papers, parts = (
         dict.fromkeys(name.split("/")[0] for name in expected),
-        count_verdicts(claims, ["paper", "basis"]),
+        count_verdicts(claims),
     )
     listed = [paper for paper in papers if paper in parts.index]
     return {
@@ -378,7 +389,6 @@ def _page(folder, names, base):  # what the template gets
         "summary": summarise(records, expected),
         "papers": {paper: [e for e in shown if e["name"].startswith(f"{paper}/")] for paper in papers},
         "scores": {paper: list(parts.loc[[paper]].droplevel("paper").iterrows()) for paper in listed},
-        "totals": count_verdicts(claims).T.to_dict(),
         "claims_csv": _address(Path(folder, "claims.csv"), base),
     }
 
@@ -401,7 +411,8 @@ def _template():
     return environment.get_template("report.html.j2")
 
 # %% ../../nbs/8_batch/07_report.ipynb #3be88a2d
-SYMBOLS = {"holds": "✓", "does not hold": "✗", "undecided": "?", "not run": "–"}
+SYMBOLS = {"holds": "✓", "contradicted": "✗", "no difference": "=", "undecided": "?"}
+SYMBOLS |= {"not testable here": "∅", "not run": "–", "passed": "✓", "failed": "✗"}
 
 
 def write_report(

@@ -85,17 +85,29 @@ def claims_html(
     "The claims of an artefact with verdict, margin and source (our choice)"
     items = []
     for claim in claims.to_dict("records"):
-        margin = f"{claim['margin']:+.3f} [{claim['low']:+.3f}, {claim['high']:+.3f}], n = {claim['n']}; "
-        told = (margin if claim["margin"] == claim["margin"] else "").replace("-", "−")
-        sentence = _text(f"{claim['claim']} ({told}{claim['source']})")
-        items.append(f"<li><b>{claim['verdict']}</b>: {sentence}</li>\n")
-    summary = f"<summary>{len(items)} claim{'s' * (len(items) > 1)}: {_tally(claims)}</summary>"
+        sentence = _text(f"{claim['claim']} ({_numbers(claim)}{claim['source']})")
+        items.append(f"<li>{claim['kind']}: <b>{claim['verdict']}</b>: {sentence}</li>\n")
+    summary = f"<summary>{len(items)} claim{'s' * (len(items) > 1)} and controls: {_tally(claims)}</summary>"
     return f"<details>{summary}\n<ul>\n{''.join(items)}</ul></details>\n" if items else ""
 
 
-def _tally(claims):
-    counts = Counter(claims["verdict"])
-    return ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict])
+def _numbers(claim):  # of the weakest part; "" where nothing is random
+    if not claim["parts"]:
+        return ""
+    weakest, several = min(claim["parts"], key=lambda part: part["margin"]), len(claim["parts"])
+    first = f"weakest of {several}, {weakest['part']}: " if several > 1 else ""
+    told = f"{weakest['margin']:+.3f}"
+    if weakest["low"] is not None:
+        told += f" [{weakest['low']:+.3f}, {weakest['high']:+.3f}], could see {weakest['detectable']:.3f}"
+    counts = f"n = {weakest['n']}" + f", {weakest['seeds']} seeds" * (weakest["seeds"] < weakest["n"])
+    counts += f", {weakest['photographs']} photographs" * (weakest["photographs"] > 0)
+    return f"{first}{told.replace('-', '−')}; {counts}; "
+
+
+def _tally(claims):  # measured claims; the others by their kinds
+    kinds, counts = Counter(claims["kind"]), Counter(claims.loc[claims["kind"] == "measured", "verdict"])
+    told = [f"{verdict} {counts[verdict]}" for verdict in VERDICTS if counts[verdict]]
+    return ", ".join(told + [f"{kind} {n}" for kind, n in kinds.items() if kind != "measured"])
 
 # %% ../../nbs/8_batch/08_results.ipynb #d351a017
 def first_cell(
@@ -165,13 +177,14 @@ def results_markdown(
 def _contents(groups, claims, up):  # notebook -> artefacts
     rows = []
     for notebook, names in groups.items():
-        counts = Counter(claims.loc[claims["artefact"].isin(names), "verdict"])
+        own = claims[claims["artefact"].isin(names) & (claims["kind"] == "measured")]
+        counts = Counter(own["verdict"])
         address = PurePosixPath("nbs", "experiments", f"{notebook}.ipynb")
         link = (
             f"[{first_cell(names[0])[0]}]({up}{address})" if (project_root() / address).exists() else notebook
         )
-        rows.append([link, title_of(names[0])[2], *(str(counts[verdict]) for verdict in VERDICTS[:3])])
-    return markdown_table(["notebook", "question", *VERDICTS[:3]], rows)
+        rows.append([link, title_of(names[0])[2], *(str(counts[verdict]) for verdict in VERDICTS[:-1])])
+    return markdown_table(["notebook", "question", *VERDICTS[:-1]], rows) + "\nCounted: measured claims.\n"
 
 # %% ../../nbs/8_batch/08_results.ipynb #a4ed33e5
 HEAD = """# Results
@@ -180,9 +193,12 @@ Generated from the rows in `{folder}/` by `iqa-repro reproduce` (`iqa_repro.batc
 
 {warnings}
 How to read it: a cell is our median ± interquartile range over splits; in brackets the printed value and Δ, ours less printed.
-A claim *holds* where the 95 % bootstrap interval of its mean margin over splits lies above 0, *does not hold* where it lies at or
-below 0, and is *undecided* otherwise or with fewer than three splits. Claims that begin with *printed* are about the paper's own numbers.
-Where the held-out labels choose epoch 0, the untuned prompts, neither labels nor QGR nor λ can change anything.
+
+One claim for each sentence of a paper; a sentence about several data sets has several parts. Each part is a mean difference with an interval over pre-trainings and
+photographs, and the parts of a sentence are corrected by Holm's procedure (`study/evidence`, `study/claims`). A claim *holds* if all parts are above zero, and is *contradicted* if one is below.
+*No difference*: two one-sided tests put every part between −0.02 and 0.02. *Undecided*: none of these. *Not testable here*: a control of the table failed, so it could not have seen a
+difference (true against half shuffled labels), or saw one where there is none (other seeds). "Could see" is the smallest true difference that is found with 80 % power.
+Three kinds are never added up: measured here, printed numbers alone, true by construction.
 
 {counts}"""
 
