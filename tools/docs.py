@@ -211,8 +211,8 @@ def result(name: str, beside: Path) -> str:
             parts.append(f'<img src="{picture.name}" alt="{html.escape(words)}">')
         if (folder / "claims.json").exists():
             claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
-            rows = [[claim[key] for key in ("sentence", "source", "verdict")] for claim in claims]
-            parts.append(folded(f"{title}: claims, judged ({len(rows)})", ["claim", "from", "verdict"], rows))
+            rows = [[claim[key] for key in ("sentence", "kind", "source", "verdict")] for claim in claims]
+            parts.append(folded(f"{title}: claims, judged ({len(rows)})", ["claim", "kind", "from", "verdict"], rows))
         if (folder / "table.csv").exists():
             table = read_table(folder / "table.csv")
             own.update(row.get("stand_in", "True") for row in table)
