@@ -113,19 +113,13 @@ def _visit(run, state, task, batches):
     return values, [loss.item() for loss in losses[:2]]
 
 # %% ../../../nbs/4_methods/grmp/05_meta.ipynb #912e098c
-def _moved(run, state):  # how far text and visual prompts are from their start, relative to its length
+def _moved(names, now, start):  # how far text and visual prompts are from their start, relative to its length
     apart = {}
     for part in ("text", "visual"):
-        pairs = [
-            (new, old)
-            for name, new, old in zip(run.parameters, state.theta, state.start, strict=True)
-            if f"model.{part}." in f"{name}."
-        ]
-        squares = [
-            sum((torch.square(v).sum() for v in values), torch.zeros(()))
-            for values in ([n - o for n, o in pairs], [o for _, o in pairs])
-        ]
-        apart[f"{part} moved"] = (squares[0] / squares[1]).sqrt().item() if pairs else None
+        own = [i for i, name in enumerate(names) if name.removeprefix("model.").startswith(f"{part}.")]
+        flat = lambda values, own=own: torch.cat([values[i].detach().flatten() for i in own])
+        far = (flat(now) - flat(start)).norm() / flat(start).norm() if own else None
+        apart[f"{part} moved"] = None if far is None else far.item()
     return apart
 
 # %% ../../../nbs/4_methods/grmp/05_meta.ipynb #29045530
@@ -140,7 +134,7 @@ def _run_epoch(run, state):
         state.theta = outer_step(state.theta, ends, run.settings.outer_lr, state.outer)
         support, query = torch.tensor(losses).mean(0).tolist()
         row = {"step": len(state.history), "epoch": state.epoch, "support": support, "query": query}
-        state.history.append(row | _moved(run, state))
+        state.history.append(row | _moved(run.parameters, state.theta, state.start))
     if not all(bool(value.isfinite().all()) for value in state.theta):
         raise FloatingPointError("θ is no longer finite after an outer step")
     state.epoch += 1
@@ -221,10 +215,13 @@ def plain_pretrain(
     settings: MetaSettings,  # sizes; inner_lr is the rate of plain steps or of Adam (`inner_optimizer`)
     generator: torch.Generator,  # of batches and crops
     train: Callable[[GRMPIQA], dict[str, nn.Parameter]] = prompt_parameters,  # which parameters are trained
-) -> pd.DataFrame:  # one row a step: step, loss
+    watch: Callable[[GRMPIQA], float] | None = None,  # called after each epoch
+) -> pd.DataFrame:  # one row a step: step, epoch, loss; at the end of an epoch text and visual moved, watch
     "Empirical risk minimisation with the budget of `meta_pretrain` (GRMP-IQA §4.6, Tables 4 and 5)"
     check_tasks(tasks, settings, model.recipe)
-    parameters, history = [p.requires_grad_(True) for p in train(model).values()], []
+    chosen, history = train(model), []
+    parameters = [p.requires_grad_(True) for p in chosen.values()]
+    start, each = [p.detach().clone() for p in parameters], 2 * len(tasks)  # steps of an epoch
     rule = torch.optim.Adam if model.recipe.inner_optimizer == "adam" else torch.optim.SGD
     optimizer, good = rule(parameters, settings.inner_lr), list[Tensor]()  # `good`: of the last sound loss
     for step, loss in enumerate(_mixed_losses(model, tasks, settings, generator)):
@@ -236,7 +233,10 @@ def plain_pretrain(
         for p, g in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             p.grad = g
         optimizer.step()
-        history.append({"step": step, "loss": loss.item()})
+        history.append({"step": step, "epoch": step // each, "loss": loss.item()})
+        if (step + 1) % each == 0:
+            history[-1] |= _moved(chosen, parameters, start)
+            history[-1] |= {"watch": float(watch(model))} if watch is not None else {}
     model.requires_grad_(False).zero_grad()
     return pd.DataFrame(history)
 

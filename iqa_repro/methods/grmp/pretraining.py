@@ -210,7 +210,8 @@ def _train(folder, variant, settings, seed, recipe, clip):
         watch = _watch(model.recipe, settings.profile) or (look if held else None)
         curve = meta_pretrain(model, some, sizes, draw, train, watch, state)
     else:
-        curve = plain_pretrain(model, tasks[:4] if settings.smoke else tasks, sizes, draw, train)
+        some = tasks[:4] if settings.smoke else tasks
+        curve = plain_pretrain(model, some, sizes, draw, train, look if held else None)
     model.eval().requires_grad_(False)
     if held:
         after, real = (
