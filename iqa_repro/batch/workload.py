@@ -147,7 +147,7 @@ def _visits(dataset, profile, sizes, recipe):
 def _tuning_work(trial, options, settings):  # without the prompts
     profile, key = settings.profile, ("trial", trial)
     recipe = recipe_of(options.recipe, profile)
-    sizes = tuning_settings(trial.shots, options.strength, recipe, settings)
+    sizes = tuning_settings(trial.shots, options.strength, recipe, settings, trial.dataset)
     tower = clip_config(profile)["vision_cfg"]
     train, held, test = _parts(trial, settings)
     steps = sizes.epochs * train * (sizes.views if sizes.all_views else 1)

@@ -47,11 +47,13 @@ def tuning_settings(
     strength: float,  # λ of Eq. 8
     recipe: Recipe,  # whose optimizer, schedule and batch are followed under few shots
     settings: Settings,  # of the run
+    dataset: str = "",  # a key of DATASETS, for what [supervised.by_dataset] says of it
 ) -> FinetuneSettings:
     "The profile's [finetune] as the recipe has it, or [supervised] for a share (GRMP-IQA §4.2)"
     few = isinstance(shots, int)
     values = (settings.profile.finetune if few else settings.profile.supervised).as_dict()
     values.pop("splits", None)
+    values |= values.pop("by_dataset", {}).get(dataset, {})
     chosen = FinetuneSettings(**values | {"strength": float(strength)})
     chosen = recipe_settings(chosen, recipe) if few else chosen
     return replace(chosen, epochs=2, check=1, views=1) if settings.smoke else chosen
@@ -65,7 +67,7 @@ def tune(
 ) -> tuple[pd.DataFrame, list[float]]:  # history as of `finetune`; SRCC on the test part at each look
     "Fine-tune on the labels of a split (GRMP-IQA §3.4, §4.2)"
     recipe, profile, seen = model.recipe, job.settings.profile, []
-    settings = tuning_settings(job.shots or 0, strength, recipe, job.settings)
+    settings = tuning_settings(job.shots or 0, strength, recipe, job.settings, job.dataset)
     looked_at = None
     if job.watched or recipe.select == "test":
         judged = JudgedPictures(model, images_of(job.dataset, job.test, profile), settings)
