@@ -16,7 +16,7 @@ from torch import Tensor
 from ...data.crops import crop_at, fit_crop
 from ...data.labelled import Labelled
 from ...data.pictures import PictureFiles, map_pictures, read_ahead
-from .network import GRMPIQA, lower_tokens, squeeze_pictures, stretch_labels
+from .network import GRMPIQA, lower_tokens, read_whole, squeeze_pictures, stretch_labels
 from .network import tuning_precision, upper_features
 from .recipes import FinetuneSettings
 
@@ -174,7 +174,7 @@ class JudgedPictures:
         images: Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1], or n files
         settings: FinetuneSettings,  # how many blocks are tuned, and the memory that may be used
     ):
-        self.model, self.images, self.blocks = model, images, settings.blocks
+        self.model, self.images, self.blocks = model, read_whole(images, model.recipe), settings.blocks
         size = len(images) * model.crops * _state_bytes(model, settings.blocks)
         self.small = size <= settings.cache_gib / 2 * 2**30  # held-out and watched ones: a half each
         self.kept: Sequence[Tensor] | None = None

@@ -19,6 +19,7 @@ from ...clip.inputs import Settings, backbone_of, images_of, labelled_of
 from ...core.seeds import torch_generator
 from .finetune import FinetuneSettings, JudgedPictures, finetune, recipe_settings
 from .model import GRMPIQA, load_model
+from .network import read_whole
 from .pretraining import TASK_SETS, VARIANTS, meta_model, prompts_stage, recipe_of
 from .recipes import Recipe
 from ..registry import Fitted, Job, Method, Rules, Sentences, Stage, score_images
@@ -106,7 +107,7 @@ def _fit_one(job):
 
 
 def _score(model: GRMPIQA, profile: Any, dataset: str, part: pd.DataFrame) -> Tensor:
-    return score_images(model, images_of(dataset, part, profile))
+    return score_images(model, read_whole(images_of(dataset, part, profile), model.recipe))
 
 # %% ../../../nbs/4_methods/grmp/12_method.ipynb #c7973740
 def _story(options, settings):
