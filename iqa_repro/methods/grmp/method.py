@@ -107,7 +107,8 @@ def _fit_one(job):
 
 
 def _score(model: GRMPIQA, profile: Any, dataset: str, part: pd.DataFrame) -> Tensor:
-    return score_images(model, read_whole(images_of(dataset, part, profile), model.recipe))
+    images = read_whole(images_of(dataset, part, profile), model.recipe)
+    return score_images(model, images, max(1, 128 // model.crops))
 
 # %% ../../../nbs/4_methods/grmp/12_method.ipynb #c7973740
 def _story(options, settings):
