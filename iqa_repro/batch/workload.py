@@ -20,11 +20,12 @@ from ..core.profiles import Profile
 from ..data.catalog import DATASETS
 from ..data.world.embedded import STAND_INS
 from ..methods.grmp.method import GRMPOptions, tuning_settings
-from ..methods.grmp.pretraining import TASK_SETS, VARIANTS, meta_settings, recipe_of
+from ..methods.grmp.pretraining import TASK_SETS, VARIANTS, judged_views, meta_settings, recipe_of
 from ..methods.grmp.recipes import Recipe
 from ..methods.registry import find_method
 from ..methods.uniqa.corpus import CHUNK, Corpus, aesthetic_corpus
 from ..methods.uniqa.method import UniQAOptions, adapter_settings
+from ..methods.zero_shot import whole_crops
 from ..papers.together import TRAININGS, PairingOptions
 from ..study.trial import Trial
 
@@ -147,7 +148,7 @@ def _visits(dataset, profile, sizes, recipe):
 def _tuning_work(trial, options, settings):  # without the prompts
     profile, key = settings.profile, ("trial", trial)
     recipe = recipe_of(options.recipe, profile)
-    sizes = tuning_settings(trial.shots, options.strength, recipe, settings)
+    sizes = tuning_settings(trial.shots, options.strength, recipe, settings, trial.dataset)
     tower = clip_config(profile)["vision_cfg"]
     train, held, test = _parts(trial, settings)
     steps = sizes.epochs * train * (sizes.views if sizes.all_views else 1)
@@ -159,24 +160,24 @@ def _tuning_work(trial, options, settings):  # without the prompts
         Work("encode", below * (train * sizes.views if once else steps), key),
         _reads(trial.dataset, train * (1 if once else sizes.epochs), profile, key),
     ]
-    one = state / (train * sizes.views)  # bytes of a crop
-    seen = [(test, 1, 1), *_looks(held, test * (recipe.select == "test"), one, sizes, tower, profile)]
+    one, views = state / (train * sizes.views), judged_views(recipe, profile)  # bytes of a crop; crops
+    seen = [(test, 1, 1), *_looks(held, test * (recipe.select == "test"), one * views, sizes, tower)]
     judged = [(trial.dataset, *(sum(n * times[i] for n, *times in seen) for i in (0, 1)))]
     judged += [(judge, *[picture_count(judge, profile)] * 2) for judge in trial.judges]
-    return works + [work for part in judged for work in _judging(*part, profile, key)]
+    return works + [work for part in judged for work in _judging(*part, profile, key, views)]
 
 # %% ../../nbs/8_batch/00_workload.ipynb #2450c211
-def _looks(held, test, one, sizes, tower, profile):  # images, runs of the whole tower, readings
+def _looks(held, test, one, sizes, tower):  # images, runs of the whole tower, readings
     upper, looks = (
         sizes.blocks / tower["layers"],
         sizes.epochs // sizes.check + 1,
     )  # blocks that run at a look
-    fits = lambda n: n * profile.prompts.test_crops * one <= sizes.cache_gib / 2 * 2**30
+    fits = lambda n: n * one <= sizes.cache_gib / 2 * 2**30
     return [(n, *((1 - upper + looks * upper, 1) if fits(n) else (looks, looks))) for n in (held, test)]
 
 
-def _judging(dataset, runs, readings, profile, key):
-    crops = runs * profile.prompts.test_crops
+def _judging(dataset, runs, readings, profile, key, views):
+    crops = runs * views
     return [Work("encode", crops, (*key, dataset), 128), _reads(dataset, readings, profile, (*key, dataset))]
 
 
@@ -194,12 +195,14 @@ def _baseline_work(trial, settings):
     n = picture_count(trial.dataset, profile)
     train, held, test = (0, 0, n) if trial.shots is None else _parts(trial, settings)
     # what is frozen sees the test part once for all
-    judged = ("frozen test part", trial.dataset, trial.seed + trial.split, trial.shots is None)
-    works = _judging(trial.dataset, test, test, profile, judged)
+    views = whole_crops(profile) if trial.method.startswith("zero-shot") else 0
+    views = views or profile.prompts.test_crops
+    judged = ("frozen test part", trial.dataset, trial.seed + trial.split, trial.shots is None, views)
+    works = _judging(trial.dataset, test, test, profile, judged, views)
     works += [
         work
         for judge in trial.judges
-        for work in _judging(judge, *[picture_count(judge, profile)] * 2, profile, key)
+        for work in _judging(judge, *[picture_count(judge, profile)] * 2, profile, key, views)
     ]
     if trial.method.startswith("zero-shot"):
         return works
@@ -304,9 +307,10 @@ def _grmp_work(trial, options, settings):
             *_tuning_work(trial, options, settings),
         ]
     n, seed = picture_count(trial.dataset, settings.profile), trial.seed + trial.split
+    views = judged_views(recipe_of(options.recipe, settings.profile), settings.profile)
     return [
         *meta_work(options.start, settings, seed, options.recipe),
-        *_judging(trial.dataset, n, n, settings.profile, ("trial", trial)),
+        *_judging(trial.dataset, n, n, settings.profile, ("trial", trial), views),
     ]
 
 

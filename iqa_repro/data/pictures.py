@@ -113,19 +113,25 @@ class PictureFiles(_Files):
         before = self.after or (lambda image: image)
         return self._like(self.paths, lambda image: function(before(image)))
 
+    def at_size(self, short_side: int | None) -> "PictureFiles":  # pixels; None: as they are
+        "The same files, larger pictures made that small when they are read (our choice)"
+        return type(self)(self.paths, short_side, self.truncated, self.workers, self.after)
+
     def split(self, size: int) -> list["PictureFiles"]:
         "Parts of `size` pictures, as of a tensor (our choice)"
         return [self[i : i + size] for i in range(0, len(self), size)]
 
 # %% ../../nbs/1_data/10_pictures.ipynb #8375456f
 READING: dict[str, dict[str, Any]] = {  # how a set is read, by the name in its facts; others as they are
-    "SPAQ": {"short_side": 512, "truncated": True},  # authors' code; docs/datasets.md §2.8: truncated files
+    "SPAQ": {"truncated": True},  # docs/datasets.md §2.8
     "AVA": {"truncated": True},  # docs/datasets.md §2.15
 }
 
 
 def open_pictures(
     table: pd.DataFrame,  # picture table
+    short_side: int
+    | None = None,  # pixels; larger pictures of a real set are made that small, None: as they are
 ) -> Tensor | PictureFiles:  # (n, 3, h, w) in [0, 1] of a stand-in, files of a real set
     "The pictures of a table, in its order (our choice)"
     name = table.attrs.get("facts", {}).get("name", "")
@@ -133,7 +139,7 @@ def open_pictures(
         from iqa_repro.data.catalog import load_images  # scoring files does not need the data sets
 
         return load_images(table)
-    return PictureFiles(table["image"], **READING.get(name, {}))
+    return PictureFiles(table["image"], short_side, **READING.get(name, {}))
 
 # %% ../../nbs/1_data/10_pictures.ipynb #a20530ce
 def map_pictures(

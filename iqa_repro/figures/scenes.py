@@ -17,6 +17,7 @@ from ..data.world.photographs import SCENES
 from ..data.pictures import PictureFiles, map_pictures
 from ..methods.grmp.finetune import scene_prompts
 from ..methods.grmp.model import GRMPIQA, squeeze_pictures
+from ..methods.grmp.network import read_whole
 from .black_dots import sure_of_scene, wrong_quality
 from ..clip.inputs import pictures_of
 from ..methods.registry import Fitted, Job, score_images
@@ -61,6 +62,7 @@ def dot_map(
 ) -> tuple[pd.DataFrame, Tensor]:  # image, quality, sure, wrong, dot; (n, d) features of these images
     "Black dots among the images that a training had no label of (GRMP-IQA Fig. 1b)"
     table, images = unlabelled_pictures(job)
+    images = read_whole(images, fitted.model.recipe)
     if unknown := set(table.get("scene", ["?"])) - set(SCENES):
         needed = f"the right scenes of {job.dataset!r} are needed in a column 'scene'"
         raise ValueError(f"{needed}, got {sorted(unknown)}; known are {SCENES}")

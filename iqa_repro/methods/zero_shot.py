@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ANTONYMS', 'ATTRIBUTES', 'METHODS', 'FrozenCLIP', 'AntonymCLIP', 'features_without_positions', 'CLIPIQA',
-           'frozen_features', 'BaselineOptions', 'register_baseline']
+           'whole_crops', 'frozen_features', 'BaselineOptions', 'register_baseline']
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #daefab69
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from ..clip.partial import finish_image
 from ..core.profiles import Profile
 from ..core.seeds import torch_generator
 from ..data.crops import fit_crop, test_crops, train_crops
-from ..data.images import DecodedPicture, as_unit
+from ..data.images import DecodedPicture, as_unit, resize
 from ..data.pictures import PictureFiles, map_pictures
 from .registry import Fitted, Job, Method, Rules, Sentences
 
@@ -36,14 +36,23 @@ class FrozenCLIP(nn.Module):
     ):
         super().__init__()
         self.model = clip.model  # registered, so that .to() and state_dict() reach it
-        self.clip, self.crops = clip, crops
+        self.clip, self.crops, self.whole = clip, crops, False
+
+    def see_whole(self, crops: int) -> "FrozenCLIP":  # the same model
+        "Judge by crops that cover the image, its short side resized to theirs (our choice; CLIP takes the centre one)"
+        self.crops, self.whole = crops, True
+        return self
 
     def judged_crops(self, images: Tensor | DecodedPicture) -> Tensor:  # (b, n, 3, s, s), or (n, 3, s, s)
         "The fixed crops of images (b, 3, h, w) in [0, 1], or of one as decoded (GRMP-IQA §3.2)"
         if not isinstance(images, DecodedPicture) and (images.dim() != 4 or images.shape[1] != 3):
             given = f"got {tuple(images.shape)}; add the batch with [None]"
             raise ValueError(f"pictures must be (b, 3, h, w), {given}")
-        return test_crops(images, self.clip.image_size, self.crops)
+        size = self.clip.image_size
+        if not self.whole:
+            return test_crops(images, size, self.crops)
+        floats = as_unit(images.pixels() if isinstance(images, DecodedPicture) else images)
+        return test_crops(resize(floats, size), size, self.crops)
 
     def crop_features(self, crops: Tensor) -> Tensor:  # (b, d), mean over crops of unit-length features
         "Features of images whose crops (b, n, 3, s, s) were taken (GRMP-IQA §3.2)"
@@ -179,11 +188,19 @@ class CLIPIQA(AntonymCLIP):
             return pd.DataFrame(self.probabilities(images).cpu().numpy(), columns=list(ATTRIBUTES))
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #e0d6a53e
+def whole_crops(
+    profile: Profile,  # whose [zero_shot] is followed
+) -> int:  # crops that cover an image; 0: without labels a model looks at the profile's test crops
+    "How many crops show the whole image to a model that learns nothing (a profile's [zero_shot] section)"
+    return profile.as_dict().get("zero_shot", {}).get("crops", 0)
+
+# %% ../../nbs/4_methods/00_zero_shot.ipynb #33e86120
 @lru_cache(maxsize=64)
 def frozen_features(
     dataset: str,  # a key of DATASETS
     names: tuple[str, ...],  # images of its table, such as a split's test part
     profile: Profile,  # whose CLIP encodes
+    whole: int = 0,  # crops that cover the whole image, as of `see_whole`; 0: the profile's test crops
 ) -> Tensor:  # (n, d) unit length, in the order of the names
     "Features of images under the profile's frozen CLIP, once a process (our choice)"
     from iqa_repro.clip.inputs import backbone_of, images_of, table_of  # data sets: not needed to score
@@ -191,8 +208,10 @@ def frozen_features(
     table = table_of(dataset, profile).set_index("image", drop=False)
     images = images_of(dataset, table.loc[list(names)], profile)
     model = FrozenCLIP(backbone_of(profile), profile.prompts.test_crops)
+    if whole:
+        model.see_whole(whole)
     with torch.no_grad():
-        return map_pictures(model.image_features, images, 128)
+        return map_pictures(model.image_features, images, max(1, 128 // model.crops))
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #15c9d95c
 @dataclass(frozen=True)
@@ -205,7 +224,7 @@ class BaselineOptions:
 
 @torch.no_grad()
 def _judge(model: FrozenCLIP, profile: Profile, dataset: str, part: pd.DataFrame) -> Tensor:
-    features = frozen_features(dataset, tuple(part["image"]), profile)
+    features = frozen_features(dataset, tuple(part["image"]), profile, model.crops if model.whole else 0)
     return torch.cat([model.judge(some) for some in features.split(128)]).cpu()
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #8a0d22f1
@@ -216,6 +235,8 @@ def _fit_baselines(name, build, learn, jobs: Sequence[Job]) -> list[Fitted]:
     for job in jobs:
         profile = job.settings.profile
         model = build(job, clip=backbone_of(profile), crops=profile.prompts.test_crops)
+        if learn is None and (whole := whole_crops(profile)):
+            model.see_whole(whole)
         if learn is not None:
             train = labelled_of(job.dataset, job.train, profile)
             held = None if job.held is None else labelled_of(job.dataset, job.held, profile)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...data.crops import crop_at, fit_crop
 from ...data.labelled import Labelled
 from ...data.pictures import PictureFiles, map_pictures, read_ahead
-from .network import GRMPIQA, lower_tokens, squeeze_pictures, stretch_labels
+from .network import GRMPIQA, lower_tokens, read_whole, squeeze_pictures, stretch_labels
 from .network import tuning_precision, upper_features
 from .recipes import FinetuneSettings
 
@@ -174,8 +174,9 @@ class JudgedPictures:
         images: Tensor | PictureFiles,  # (n, 3, h, w) in [0, 1], or n files
         settings: FinetuneSettings,  # how many blocks are tuned, and the memory that may be used
     ):
-        self.model, self.images, self.blocks = model, images, settings.blocks
+        self.model, self.images, self.blocks = model, read_whole(images, model.recipe), settings.blocks
         size = len(images) * model.crops * _state_bytes(model, settings.blocks)
+        self.batch = max(1, 128 // model.crops)  # images at a time
         self.small = size <= settings.cache_gib / 2 * 2**30  # held-out and watched ones: a half each
         self.kept: Sequence[Tensor] | None = None
 
@@ -184,7 +185,7 @@ class JudgedPictures:
         "As `GRMPIQA.quality_logits` of the present weights (GRMP-IQA Eq. 2)"
         model, here = self.model, self.model.text.context.device
         if not self.small:
-            return map_pictures(lambda part: model.quality_logits(part.to(here)), self.images, 128)
+            return map_pictures(lambda part: model.quality_logits(part.to(here)), self.images, self.batch)
         if self.kept is None:
             self.kept = self._parts()
         features = [upper_features(model, part.flatten(0, 1), self.blocks) for part in self.kept]
@@ -198,8 +199,10 @@ class JudgedPictures:
 
     def _parts(self):
         if isinstance(self.images, Tensor):
-            return [self._lower(part) for part in self.images.split(128)]
-        return map_pictures(self._lower, self.images, 128).split(128)  # files come in groups of one size
+            return [self._lower(part) for part in self.images.split(self.batch)]
+        return map_pictures(self._lower, self.images, self.batch).split(
+            self.batch
+        )  # files come in groups of one size
 
     def _lower(self, images):
         crops = self.model.judged_crops(images.to(self.model.text.context.device))

@@ -27,9 +27,9 @@ from ..registry import score_images
 START_PROMPTS = Path(iqa_repro.__file__).parent / "weights" / "tiny_prompts.safetensors"
 
 
-def _prompts(path, clip, crops):
+def _prompts(path, clip):
     ours = path.suffix == ".safetensors"
-    model = load_model(path, clip) if ours else load_released(path, clip, crops=crops)
+    model = load_model(path, clip) if ours else load_released(path, clip)
     model.recipe = replace(model.recipe, select="last")
     return model
 
@@ -46,7 +46,7 @@ def grmp_learner(
 
     def make():
         if weights is not None:
-            return _prompts(weights, clip, profile.prompts.test_crops)
+            return _prompts(weights, clip)
         return build_variant("GRMP-IQA", profile, options.seed, clip=clip)
 
     def fit(model, rows, generator):

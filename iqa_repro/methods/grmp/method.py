@@ -19,6 +19,7 @@ from ...clip.inputs import Settings, backbone_of, images_of, labelled_of
 from ...core.seeds import torch_generator
 from .finetune import FinetuneSettings, JudgedPictures, finetune, recipe_settings
 from .model import GRMPIQA, load_model
+from .network import read_whole
 from .pretraining import TASK_SETS, VARIANTS, meta_model, prompts_stage, recipe_of
 from .recipes import Recipe
 from ..registry import Fitted, Job, Method, Rules, Sentences, Stage, score_images
@@ -47,11 +48,13 @@ def tuning_settings(
     strength: float,  # λ of Eq. 8
     recipe: Recipe,  # whose optimizer, schedule and batch are followed under few shots
     settings: Settings,  # of the run
+    dataset: str = "",  # a key of DATASETS, for what [supervised.by_dataset] says of it
 ) -> FinetuneSettings:
     "The profile's [finetune] as the recipe has it, or [supervised] for a share (GRMP-IQA §4.2)"
     few = isinstance(shots, int)
     values = (settings.profile.finetune if few else settings.profile.supervised).as_dict()
     values.pop("splits", None)
+    values |= values.pop("by_dataset", {}).get(dataset, {})
     chosen = FinetuneSettings(**values | {"strength": float(strength)})
     chosen = recipe_settings(chosen, recipe) if few else chosen
     return replace(chosen, epochs=2, check=1, views=1) if settings.smoke else chosen
@@ -65,7 +68,7 @@ def tune(
 ) -> tuple[pd.DataFrame, list[float]]:  # history as of `finetune`; SRCC on the test part at each look
     "Fine-tune on the labels of a split (GRMP-IQA §3.4, §4.2)"
     recipe, profile, seen = model.recipe, job.settings.profile, []
-    settings = tuning_settings(job.shots or 0, strength, recipe, job.settings)
+    settings = tuning_settings(job.shots or 0, strength, recipe, job.settings, job.dataset)
     looked_at = None
     if job.watched or recipe.select == "test":
         judged = JudgedPictures(model, images_of(job.dataset, job.test, profile), settings)
@@ -104,7 +107,8 @@ def _fit_one(job):
 
 
 def _score(model: GRMPIQA, profile: Any, dataset: str, part: pd.DataFrame) -> Tensor:
-    return score_images(model, images_of(dataset, part, profile))
+    images = read_whole(images_of(dataset, part, profile), model.recipe)
+    return score_images(model, images, max(1, 128 // model.crops))
 
 # %% ../../../nbs/4_methods/grmp/12_method.ipynb #c7973740
 def _story(options, settings):
