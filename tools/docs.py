@@ -212,7 +212,9 @@ def result(name: str, beside: Path) -> str:
         if (folder / "claims.json").exists():
             claims = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
             rows = [[claim[key] for key in ("sentence", "kind", "source", "verdict")] for claim in claims]
-            parts.append(folded(f"{title}: claims, judged ({len(rows)})", ["claim", "kind", "from", "verdict"], rows))
+            parts.append(
+                folded(f"{title}: claims, judged ({len(rows)})", ["claim", "kind", "from", "verdict"], rows)
+            )
         if (folder / "table.csv").exists():
             table = read_table(folder / "table.csv")
             own.update(row.get("stand_in", "True") for row in table)
