@@ -257,8 +257,6 @@ MEANINGS = {
     "undecided": "The data show none of these, or there were fewer than three seeds.",
     "not testable here": "A control of the table failed, so the table gives no verdict on what it measured.",
 }
-
-# %% ../../nbs/8_batch/07_report.ipynb #92eeb1ca
 NOT_SHOWN = ("artefact", "files", "seeds")  # said elsewhere; seeds are among the parameters
 
 
