@@ -19,8 +19,10 @@ from iqa_repro.batch.needs import list_artefacts
 from iqa_repro.batch.report import write_report
 from iqa_repro.batch.results import results_markdown, write_results
 from iqa_repro.batch.scoreboard import (
+    PASSED,
     VERDICTS,
     collect_claims,
+    collect_parts,
     count_verdicts,
     scoreboard_markdown,
     write_scoreboard,
@@ -192,7 +194,8 @@ def check_form(page):
 
 
 def listed_claims(page):
-    classes = [verdict.replace(" ", "-") for verdict in (*VERDICTS, "passed", "failed")]
+    controls = [f"control-{verdict}" for verdict in PASSED]
+    classes = [verdict.replace(" ", "-") for verdict in VERDICTS] + controls
     return Counter(item["class"] for item in page.all("li") if item.get("class") in classes)
 
 
@@ -242,21 +245,29 @@ def test_numbers_and_counts_are_those_of_the_results(made, page):
     assert counts.loc[("uniqa", measured)].tolist() == [12, 0, 0, 0, 0, 0]
     board = page.text("scoreboard")
     assert (
-        f"{measured} 1 0 0 1 0 0" in board and f"{measured} 12 0 0 0 0 0" in board
+        f"GRMP-IQA {measured} 1 0 0 1 0 printed numbers 0 1 0 0 0 " in board
+        and f"UniQA {measured} 12 0 0 0 0 true by construction 1 0 0 0 0 " in board
     )  # kinds are not added up
-    assert "printed numbers 0 1 0 0 0 0" in board and "true by construction 1 0 0 0 0 0" in board
-    assert "no finished run 0 0 0 0 0 1" in board
+    assert "Controls of 1 tables and figures: 1 passed, 0 failed, 0 undecided." in board
+    assert "Not run: grmp_iqa/table6." in board
+    assert "controls ✓ passed 1 measured ✓ holds 12" in board  # of Figure 4
     assert listed_claims(page) == {
         "holds": 2 * 14,
         "contradicted": 2,
         "undecided": 2,
-        "passed": 2,
+        "control-passed": 2,
     }  # in the scoreboard and at the artefact
     table = page.text("grmp_iqa-table1")
     assert "0.276 ± 0.2 (0.836, Δ −0.560)" in table and "0.667" in table and "not comparable" in table
-    assert "weakest part: margin +0.100 [+0.087, +0.113], n = 4, could see 0.0" in table
-    assert "exact, nothing random" in table and "2 parts 50: +0.100 [+0.087, +0.113], Holm p" in table
-    assert "margin −0.0003 [−0.146, +0.145]" in table and "With 80 % power, the measured claims see" in table
+    assert "weakest of 2 parts, 50: margin +0.100 [+0.087, +0.113], 4 measurements, 4 seeds" in table
+    assert "; could have seen: 0.0" in table and "exact, nothing random" in table
+    assert (
+        len(re.findall(r"(?<= )(?:50|100) \+0\.100 \[\+0\.087, \+0\.113\] \d\S+ 0\.0\d+", table)) == 2
+    )  # parts
+    assert "margin −0.0003 [−0.146, +0.145]" in table
+    assert "Smallest difference that this artefact finds with 80 % power: 0.0" in table
+    drawn = page.text("uniqa-fig4")
+    assert drawn.index("it differs from itself") < drawn.index("claim 0")  # controls first
     assert "This artefact has no claim to judge." in page.text("uniqa-fig10")
 
 
@@ -329,7 +340,11 @@ def test_a_damaged_file_is_named_and_the_page_stays(results, file, damage):
     ):
         write_report(results, names=NAMES)
     assert (results / "index.html").read_bytes() == before
-    assert {path.name for path in results.iterdir() if path.is_file()} == {"claims.csv", "index.html"}
+    assert {path.name for path in results.iterdir() if path.is_file()} == {
+        "claims.csv",
+        "index.html",
+        "parts.csv",
+    }
 
 
 def test_an_edited_verdict_is_refused(results):
@@ -339,6 +354,31 @@ def test_an_edited_verdict_is_refused(results):
         ValueError, match="table1/claims.json is not the file that the run of .* wrote: it was edited"
     ):
         write_report(results, names=NAMES)
+
+
+def test_results_from_before_claims_had_kinds_are_refused(results):
+    path, record = results / "uniqa/fig4/claims.json", results / "uniqa/fig4/run.json"
+    old = {"sentence": "A above B", "source": "§4", "verdict": "holds", "margin": 0.1, "low": 0.0, "high": 0.2, "n": 4}  # fmt: skip
+    path.write_text(json.dumps([old]))
+    facts = json.loads(record.read_text())
+    facts["files"]["claims.json"] = sha256_of(path)
+    record.write_text(json.dumps(facts))
+    with pytest.raises(
+        ValueError,
+        match="fig4/claims.json: claim 0 lacks kind, .* run the notebook again: iqa-repro reproduce uniqa/fig4",
+    ):
+        write_report(results, names=NAMES)
+
+
+def test_a_failed_control_is_named_and_claims_fall_silent(tmp_path):
+    failed = CONTROL | {"verdict": "failed"}
+    run = start_run("uniqa/fig4", profile="embedded", seed=7, smoke=False, folder=tmp_path / "uniqa/fig4")
+    run.claims(judge_claims([claim("A above B", GAIN), claim("first", True, "printed")], [failed]))
+    run.finish()
+    board = Page(write_report(tmp_path, names=["uniqa/fig4"]).read_text(encoding="utf-8")).text("scoreboard")
+    assert "measured: embedded stand-in 0 0 0 0 1 printed numbers 1 0 0 0 0" in board
+    assert "A control failed in uniqa/fig4: measured claims there are not testable here." in board
+    assert "A control failed in uniqa/fig4" in scoreboard_markdown(collect_claims(tmp_path, ["uniqa/fig4"]))
 
 
 def test_wrong_calls_are_refused(results, tmp_path):
@@ -357,9 +397,13 @@ def test_wrong_calls_are_refused(results, tmp_path):
 
 def test_the_committed_scoreboard_is_that_of_the_committed_results(tmp_path):
     path, claims = COMMITTED / "claims.csv", collect_claims(COMMITTED)
-    claims = claims.drop(columns="parts")
-    claims.to_csv(tmp_path / "claims.csv", index=False, lineterminator="\n", encoding="utf-8")
+    parts, listed = collect_parts(claims), claims.drop(columns="parts")
+    listed.to_csv(tmp_path / "claims.csv", index=False, lineterminator="\n", encoding="utf-8")
     assert sha256_of(path) == sha256_of(tmp_path / "claims.csv"), "write it anew: write_scoreboard"
+    parts.to_csv(tmp_path / "parts.csv", index=False, lineterminator="\n", encoding="utf-8")
+    assert sha256_of(COMMITTED / "parts.csv") == sha256_of(tmp_path / "parts.csv"), (
+        "write it anew: write_scoreboard"
+    )
     assert scoreboard_markdown(claims).strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -393,8 +437,12 @@ def test_the_committed_results_make_a_page(tmp_path):
     assert all(name.replace("/", "-") in page.inside for name in list_artefacts())
     claims = collect_claims(folder)
     assert listed_claims(page) == {
-        v.replace(" ", "-"): 2 * n
-        for v in (*VERDICTS[:-1], "passed", "failed")
-        if (n := int((claims["verdict"] == v).sum()))
+        mark + v.replace(" ", "-"): 2 * n
+        for mark, own in (
+            ("", claims[claims["kind"] != "control"]),
+            ("control-", claims[claims["kind"] == "control"]),
+        )
+        for v in (*VERDICTS[:-1], *PASSED[:2])
+        if (n := int((own["verdict"] == v).sum()))
     }
     assert str(ROOT) not in path.read_text(encoding="utf-8")
