@@ -164,7 +164,7 @@ def _tuning_work(trial, options, settings):  # without the prompts
     one = 4 * tower["width"] * (tower["image_size"] // tower["patch_size"]) ** 2  # bytes of a crop
     each = recipe.crop_offset == "each"
     once = crops * one <= sizes.cache_gib * 2**30 and each
-    looks = sizes.epochs // sizes.check + 1
+    looks = math.ceil(sizes.epochs / sizes.check) + 1
     looked = min(train, 512) * looks  # training crops that a look encodes
     frozen, taught = crops if once else steps + looked, crops if each else steps + looked
     teacher, start = sizes.strength > 0, _start_key(trial, options)
@@ -187,7 +187,7 @@ def _tuning_work(trial, options, settings):  # without the prompts
 def _looks(held, test, one, sizes, tower, profile):  # images, runs of the whole tower, readings
     upper, looks = (
         sizes.blocks / tower["layers"],
-        sizes.epochs // sizes.check + 1,
+        math.ceil(sizes.epochs / sizes.check) + 1,
     )  # blocks that run at a look
     fits = lambda n: n * profile.prompts.test_crops * one <= sizes.cache_gib / 2 * 2**30
     return [(n, *((1 - upper + looks * upper, 1) if fits(n) else (looks, looks))) for n in (held, test)]
@@ -305,7 +305,7 @@ def _adapter_work(trial, corpus, unfrozen, settings):
     if not unfrozen:
         steps = sizes.epochs * math.ceil(train / sizes.batch) * max(1, sizes.batch / 8)
         return [*feature_work(corpus, trial.dataset, settings, train=True), Work("adapter", steps, key)]
-    looks, crops = sizes.epochs // sizes.check + 1, profile.adapter.test_crops
+    looks, crops = math.ceil(sizes.epochs / sizes.check) + 1, profile.adapter.test_crops
     judged = looks * (held + 64) + test
     works = [
         Work("pair", sizes.epochs * train, key, sizes.batch),
