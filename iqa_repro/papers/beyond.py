@@ -91,4 +91,8 @@ def together(
     return controlled(seeded(trials, settings), settings, "UniQA, meta-learned, QGR")
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #fd1842c8
-ARTEFACTS = {"leakage": Artefact(leakage), "together": Artefact(together)}
+ARTEFACTS = {
+    "cost": Artefact(weights=False),  # a rehearsal with random weights (`batch/measuring`)
+    "leakage": Artefact(leakage),
+    "together": Artefact(together),
+}
