@@ -22,7 +22,9 @@ from ..core.paths import cache_root, data_root, project_root, sha256_of
 from ..clip.inputs import Settings, load_settings
 from ..core.profiles import Profile
 from ..data.catalog import DATASETS, LIQE_SCENES, load_dataset
-from .needs import ARTEFACTS, artefact_work, estimate_time, probe
+from .hours import encode_lines, hours_lines, seconds_here
+from .needs import ARTEFACTS, artefact_work
+from .rehearsal import Readings
 from .workload import Work, clip_config, merge_work, parameter_count, picture_count
 from ..captions.files import caption_lines
 from ..captions.instructions import PROMPTS
@@ -321,7 +323,8 @@ def doctor(
     profile: str | Path | Profile,  # name or file of a profile, or a loaded one
     names: Iterable[str] | None = None,  # paper/artefact, keys of ARTEFACTS; None: all
     root: str | Path | None = None,  # folder with one folder for each data set; None: `data_root()`
-    seconds: dict[str, float] | None = None,  # of `probe`; None: measured here, which takes seconds
+    seconds: dict[str, float] | None = None,  # of `probe`; None: of a rehearsal, or measured here in seconds
+    readings: Readings | None = None,  # what else the machine does; None: looked up
 ) -> Diagnosis:
     "What can run, what is missing and what to do about it, and how long it will take (our choice)"
     settings, names = load_settings(profile), list(ARTEFACTS if names is None else names)
@@ -339,7 +342,8 @@ def doctor(
         ]
     for kind, finding in together.items():
         lines += [f"{kind}:", *_lines(finding.state, finding.says, finding.todo), ""]
-    lines += _hours(names, settings, probe(settings.profile) if seconds is None else seconds)
+    timed = seconds_here(settings, readings) if seconds is None else (seconds, "from given seconds a unit")
+    lines += [*hours_lines(names, settings, *timed), "", *encode_lines(names, settings)]
     return Diagnosis(can_run(names, found), "\n".join([_verdict(names, found), "", *lines]) + "\n")
 
 # %% ../../nbs/8_batch/02_preflight.ipynb #878df5b8
@@ -376,21 +380,3 @@ def _lines(state, says, todo):
     lines = wrap.wrap(textwrap.shorten(says, 400, placeholder=" …"))
     wrap.initial_indent = " " * 10
     return lines + (wrap.wrap(f"→ {todo}") if todo else [])
-
-
-def _hours(names, settings, seconds):
-    table = estimate_time(names, settings, seconds)
-    head = f"time, extrapolated from a probe of {seconds.get('whole', 0):.0f} s on this machine, a factor of two either way:"
-    lines = [head, f"  {'artefact':<20}{'alone':>12}{'after those above':>20}   mostly"]
-    lines += [
-        f"  {row.artefact:<20}{_span(row.alone_h):>12}{_span(row.after_h):>20}   {row.mostly}"
-        for row in table.itertuples()
-    ]
-    return [*lines, f"  {'all':<20}{'':>12}{_span(table['after_h'].sum()):>20}"]
-
-
-def _span(hours):
-    for unit, size in (("days", 24), ("h", 1), ("min", 1 / 60)):
-        if hours >= 2 * size:
-            return f"{hours / size:,.0f} {unit}"
-    return f"{3600 * hours:.0f} s"

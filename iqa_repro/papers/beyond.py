@@ -115,6 +115,7 @@ def metalearning(
 
 # %% ../../nbs/7_papers/04_beyond.ipynb #001d1fb1
 ARTEFACTS = {
+    "cost": Artefact(weights=False),  # a rehearsal with random weights (`batch/measuring`)
     "leakage": Artefact(leakage),
     "metalearning": Artefact(metalearning),
     "together": Artefact(together),

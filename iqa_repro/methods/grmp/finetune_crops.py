@@ -134,6 +134,9 @@ class TrainingCrops(CropSource):
         keep = self.recipe.crop_offset == "each" and size <= settings.cache_gib * 2**30
         kept: Any = _kept(self, settings.views) if keep else (None, None)
         self.tokens, self.answers = kept
+        nine = 4 * 9 * len(self.images) * settings.views  # bytes of scene logits
+        self.asked_once = self.recipe.crop_offset == "each" and nine <= settings.cache_gib * 2**30
+        self.known = torch.full(self.places.shape[:2], self.answers is not None)
 
     def lower(self, crops: Tensor) -> Tensor:  # (b, t, d)
         "Tokens of crops (b, 3, s, s) before the tuned blocks (our choice, exact)"
@@ -145,13 +148,21 @@ class TrainingCrops(CropSource):
     ) -> tuple[Tensor, Tensor | None]:  # (b, t, d), (b, 9)
         "Tokens and the teacher's scene logits of some views; `crops` where they are cut already (our choice)"
         cut: Any = crops
-        if cut is None and (self.tokens is None or (self.teacher is not None and self.answers is None)):
+        if cut is None and self.tokens is None:
             each = self.recipe.crop_offset == "each"
             cut = self.cut(rows, views) if each else shared_crops(self, rows, step)
         tokens = self.lower(cut) if self.tokens is None else self.tokens[rows, views]
-        if self.teacher is None:
-            return tokens, None
-        return tokens, self.teacher(cut) if self.answers is None else self.answers[rows, views]
+        return tokens, None if self.teacher is None else self._answer(rows, views, cut)
+
+    def _answer(self, rows, views, cut):  # a crop is not shown to the teacher twice
+        if not self.asked_once:
+            return self.teacher(cut)
+        if (new := ~self.known[rows, views]).any():
+            found = self.teacher(cut[new.to(cut.device)])
+            if self.answers is None:
+                self.answers = found.new_empty(*self.known.shape, found.shape[-1])
+            self.answers[rows[new], views[new]], self.known[rows[new], views[new]] = found, True
+        return self.answers[rows, views]
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #f15dbc3b
 def crops_ahead(
