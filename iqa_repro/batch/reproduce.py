@@ -65,7 +65,7 @@ def check_settings(
     if missing or unknown:
         near = {name: difflib.get_close_matches(name, missing, n=1) for name in unknown}
         hints = "; ".join(
-            f"{name} is no setting" + f", did you mean {close[0]}?" * bool(close)
+            f"{name} is no setting" + (f", did you mean {close[0]}?" if close else "")
             for name, close in near.items()
         )
         lacks = f"it lacks {', '.join(missing)}" if missing else ""

@@ -48,17 +48,19 @@ def table_of(
 # %% ../../nbs/2_clip/09_inputs.ipynb #bbf8e0a1
 def short_side_of(
     dataset: str,  # a key of DATASETS
-    profile: Profile,  # whose [resize] is followed; without it all pictures stay as they are
+    profile: Profile,  # whose [data.resize] is followed; other sets stay as they are
 ) -> int | None:  # pixels to which the short side of larger pictures is made; None: as they are
-    "The size at which a set's pictures are cropped, in training and in judging (a profile's [resize] section)"
-    sizes = profile.as_dict().get("resize", {})
+    "The size at which a set's pictures are cropped, in training and in judging (a profile's [data.resize] section)"
+    sizes = profile.data.resize.as_dict()
     for name, size in sizes.items():
         if name not in DATASETS:
-            raise ValueError(f"[resize] of {profile} has no data set {name!r}{did_you_mean(name, DATASETS)}")
+            raise ValueError(
+                f"[data.resize] of {profile} has no data set {name!r}{did_you_mean(name, DATASETS)}"
+            )
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             wanted = f"expected the short side in pixels, such as {name} = 384"
             raise ValueError(
-                f"[resize] of {profile}: {wanted}, got {size!r}; leave it out for the size on disk"
+                f"[data.resize] of {profile}: {wanted}, got {size!r}; leave it out for the size on disk"
             )
     return sizes.get(dataset)
 

@@ -192,7 +192,7 @@ def whole_crops(
     profile: Profile,  # whose [zero_shot] is followed
 ) -> int:  # crops that cover an image; 0: without labels a model looks at the profile's test crops
     "How many crops show the whole image to a model that learns nothing (a profile's [zero_shot] section)"
-    return profile.as_dict().get("zero_shot", {}).get("crops", 0)
+    return profile.zero_shot.crops
 
 # %% ../../nbs/4_methods/00_zero_shot.ipynb #33e86120
 @lru_cache(maxsize=64)
