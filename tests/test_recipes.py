@@ -44,6 +44,7 @@ CHANGES = {
     "moments": {"moments forgotten"},
     "outer_optimizer": {"outer Adam", "outer rate"},
     "held_types": {"types kept out"},
+    "must_learn": {"learned nothing"},
     "outer_tasks": {"tasks of outer steps"},
     "kadid_types": {"meta tasks"},
     "task_split": {"meta batches", "meta sizes"},
@@ -240,8 +241,18 @@ def meta_probes(recipe):
         "types kept out": [
             task.name for task in pretraining.hold_types(4 * toy_tasks(), recipe.held_types)[1]
         ],
+        "learned nothing": refused(recipe),
         "meta sizes": (settings.epochs, settings.support, settings.query),
     }
+
+
+def refused(recipe) -> bool:
+    "Whether a loss that does not fall stops meta-training"
+    try:
+        pretraining.check_learned(torch.ones(3), torch.ones(3), must=recipe.must_learn)
+    except ValueError:
+        return True
+    return False
 
 
 # --- probes of fine-tuning -----------------------------------------------------------------------------------------

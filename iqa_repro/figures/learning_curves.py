@@ -8,7 +8,7 @@ __all__ = ['SHOWN', 'curve_rows', 'learning_curves']
 # %% ../../nbs/6_figures/10_learning_curves.ipynb #a754f28f
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 
 from ..methods.grmp.pretraining import meta_curve
 from ..methods.registry import Fitted, Job
@@ -40,10 +40,12 @@ def curve_rows(
 # %% ../../nbs/6_figures/10_learning_curves.ipynb #d1b2ff8a
 def learning_curves(
     rows: pd.DataFrame,  # of `curve_rows`: method, split, epoch, metric, value
-) -> Figure:
+    figure: FigureBase | None = None,  # where to draw, such as a part of another figure; None: a new one
+) -> FigureBase:
     "Loss on unseen distortion types, and the distance of both prompts (our question)"
     with paper_style():
-        figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.5))
+        figure = figure or plt.figure(figsize=(TWO_COLUMNS, 2.5))
+        axes = figure.subplots(1, 3)
         for place, (method, part) in enumerate(rows.groupby("method", sort=False)):
             for ax, metric in zip(axes, ("loss", "text moved", "visual moved"), strict=True):
                 _draw_seeds(ax, part[part["metric"] == metric], f"C{place}", method)

@@ -54,6 +54,7 @@ class _MetaChoices(_ModelChoices):
     inner_optimizer: str = _setting("adam", "adam", "meta", "B2", "half-steps by Adam as §4.2 names it, or plain ones as printed in Eqs. 4, 5", ("adam", "sgd"))
     outer_optimizer: str = _setting("adam", "sgd", "meta", "B3", "Adam on the mean of θ − θᵢ, or Eq. 6 as printed, which hardly moves θ", ("adam", "sgd"))
     held_types: int = _setting(8, 0, "meta", "B15", "every n-th distortion type is kept out, and its loss shows whether prompts learn; 0: none")
+    must_learn: bool = _setting(True, True, "meta", "B15", "stop with an error if that loss does not fall", (True, False))
     moments: str = _setting("task", "kadid10k", "meta", "B2", "if Adam: it forgets its moments before every task, or only before KADID-10k's", ("task", "kadid10k"))
     outer_tasks: str = _setting("sample", "dataset", "meta", "B4", "an outer step sees k sampled tasks, or all of one data set in order", ("sample", "dataset"))
     kadid_types: int = _setting(25, 24, "meta", "B5", "distortion types of KADID-10k that become tasks", (25, 24))
