@@ -12,7 +12,7 @@ from matplotlib.figure import FigureBase
 
 from ..methods.grmp.pretraining import meta_curve
 from ..methods.registry import Fitted, Job
-from ..study.style import TWO_COLUMNS, paper_style
+from ..study.style import TWO_COLUMNS, method_looks, paper_style
 
 # %% ../../nbs/6_figures/10_learning_curves.ipynb #7001cb9b
 SHOWN = {"watch": "loss", "guess": "guessing", "text moved": "text moved", "visual moved": "visual moved"}
@@ -47,8 +47,11 @@ def learning_curves(
         figure = figure or plt.figure(figsize=(TWO_COLUMNS, 2.5))
         axes = figure.subplots(1, 3)
         for place, (method, part) in enumerate(rows.groupby("method", sort=False)):
+            colour, _ = method_looks().get(
+                method, (f"C{place}", "")
+            )  # a method's own, or a reading's in order
             for ax, metric in zip(axes, ("loss", "text moved", "visual moved"), strict=True):
-                _draw_seeds(ax, part[part["metric"] == metric], f"C{place}", method)
+                _draw_seeds(ax, part[part["metric"] == metric], colour, method)
         axes[0].axhline(rows.loc[rows["metric"] == "guessing", "value"].mean(), color="k", lw=0.8, ls="--")
         axes[0].set(ylabel="loss on unseen types", xlabel="epoch")
         for ax, part in zip(axes[1:], ("text", "visual"), strict=True):
