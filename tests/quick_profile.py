@@ -10,7 +10,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "iqa_repro" / "profiles" / "
 QUICK = {  # settings of embedded.toml -> of the quick one
     "epochs = 5          # passes over the tasks": "epochs = 1  # passes over the tasks",
     "epochs = 6      # passes over the labelled": "epochs = 2  # passes over the labelled",
-    "splits = 5              # random 80": "splits = 1  # random 80",
+    "splits = 10             # random 80": "splits = 1  # random 80",
     "shots = [50, 100, 200]": "shots = [20]",
 }
 

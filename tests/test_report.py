@@ -265,7 +265,7 @@ def test_numbers_and_counts_are_those_of_the_results(made, page):
         len(re.findall(r"(?<= )(?:50|100) \+0\.100 \[\+0\.087, \+0\.113\] \d\S+ 0\.0\d+", table)) == 2
     )  # parts
     assert "margin −0.0003 [−0.146, +0.145]" in table
-    assert "Smallest difference that this artefact finds with 80 % power: 0.0" in table
+    assert "Smallest difference that its measured claims find with 80 % power: 0.0" in table
     drawn = page.text("uniqa-fig4")
     assert drawn.index("it differs from itself") < drawn.index("claim 0")  # controls first
     assert "This artefact has no claim to judge." in page.text("uniqa-fig10")

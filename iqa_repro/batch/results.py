@@ -148,10 +148,12 @@ def _tally(claims):  # "Measured: holds 1, undecided 2. Controls: passed 2"
 
 
 def _power(claims):
-    if not (seen := power_range(claims)):
-        return ""
-    span = " to ".join(dict.fromkeys(map(_number, seen)))
-    return f"Smallest difference that this artefact finds with 80 % power: {span} (parts of measured claims, each in its own unit).\n"
+    spans = [
+        f"{' to '.join(dict.fromkeys(map(_number, span)))} ({unit})"
+        for unit, span in power_range(claims).items()
+    ]
+    told = "Smallest difference that its measured claims find with 80 % power"
+    return f"{told}: {', '.join(spans)}.\n" if spans else ""
 
 # %% ../../nbs/8_batch/08_results.ipynb #d351a017
 def first_cell(

@@ -102,7 +102,7 @@ def basis_of(
 # %% ../../nbs/8_batch/06_scoreboard.ipynb #623e487a
 VERDICTS = (*JUDGED, "not run")
 PASSED = ("passed", "failed", "undecided")  # verdicts of controls
-CLAIM_KEYS = ("sentence", "source", "kind", "verdict", *NUMBERS, "parts")
+CLAIM_KEYS = ("sentence", "source", "kind", "unit", "verdict", *NUMBERS, "parts")
 PART_KEYS = ("part", *(field.name for field in fields(Estimate)), "holm")
 COUNTS = ("n", "seeds", "photographs")
 
@@ -161,7 +161,17 @@ def _read_claims(folder, record):  # of one artefact
 
 def _rows(folder):  # of one artefact
     if (record := read_record(folder)) is None:
-        return [{"claim": "", "source": "", "kind": "", "verdict": "not run", "basis": "", "parts": []}]
+        return [
+            {
+                "claim": "",
+                "source": "",
+                "kind": "",
+                "verdict": "not run",
+                "basis": "",
+                "unit": "",
+                "parts": [],
+            }
+        ]
     sentence = lambda claim: {"claim": claim["sentence"], "basis": basis_of(claim["kind"], record)}
     return [claim | sentence(claim) for claim in _read_claims(folder, record)]
 
@@ -177,7 +187,7 @@ def in_order(
     return sorted(set(names), key=lambda name: (first.get(name.split("/")[0], len(first)), natural_key(name)))
 
 # %% ../../nbs/8_batch/06_scoreboard.ipynb #e987a95a
-COLUMNS = ["paper", "artefact", "claim", "source", "kind", "basis", "verdict", *NUMBERS, "parts"]
+COLUMNS = ["paper", "artefact", "claim", "source", "kind", "basis", "verdict", *NUMBERS, "unit", "parts"]
 
 
 def collect_claims(
@@ -217,24 +227,27 @@ def count_verdicts(
 # %% ../../nbs/8_batch/06_scoreboard.ipynb #6a6788ba
 def collect_parts(
     claims: pd.DataFrame,  # of `collect_claims`
-) -> pd.DataFrame:  # paper, artefact, claim, kind, PART_KEYS; one row a part
+) -> pd.DataFrame:  # paper, artefact, claim, kind, PART_KEYS, unit; one row a part
     "The parts of all claims, as one table (our choice)"
     about = ["paper", "artefact", "claim", "kind"]
     rows = [
-        {key: claim[key] for key in about} | part
+        {key: claim[key] for key in [*about, "unit"]} | part
         for claim in claims.to_dict("records")
         for part in claim["parts"]
     ]
     types = {key: "Int64" if key in COUNTS else float for key in (*NUMBERS, "p", "holm")}
-    return pd.DataFrame(rows, columns=[*about, *PART_KEYS]).astype(types)
+    return pd.DataFrame(rows, columns=[*about, *PART_KEYS, "unit"]).astype(types)
 
 # %% ../../nbs/8_batch/06_scoreboard.ipynb #3dbf58c3
 def power_range(
     claims: pd.DataFrame,  # of `collect_claims`, of one artefact
-) -> tuple[float, float] | None:  # of the finest and the coarsest measured part; None: nothing was tested
+) -> dict[
+    str, tuple[float, float]
+]:  # unit -> of the finest and the coarsest measured part; empty: nothing was tested
     "What true difference the measured claims find with 80 % power (our choice)"
-    seen = collect_parts(claims[claims["kind"] == "measured"])["detectable"].dropna()
-    return (float(seen.min()), float(seen.max())) if len(seen) else None
+    seen = collect_parts(claims[claims["kind"] == "measured"]).dropna(subset=["detectable"])
+    spans = seen.groupby("unit", sort=False)["detectable"].agg(["min", "max"])
+    return {unit: (float(low), float(high)) for unit, low, high in spans.itertuples()}
 
 # %% ../../nbs/8_batch/06_scoreboard.ipynb #3b630986
 def write_scoreboard(

@@ -97,7 +97,8 @@ class Claim:
     evidence: Any  # bool, None, margins (list, or table of `paired_differences`), or part → margins
     source: str  # where the paper says it, such as 'GRMP-IQA §4.6, Table 6'
     kind: str = "measured"  # one of KINDS
-    margin: float = MARGIN  # of "no difference", in units of the margins
+    margin: float = MARGIN  # of "no difference", in `unit`
+    unit: str = "correlation"  # of the margins, such as 'degrees'
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -130,9 +131,9 @@ NUMBERS = ("margin", "low", "high", "n", "seeds", "photographs", "detectable")
 
 def judge(
     claim: Claim,  # what to judge
-) -> dict:  # sentence, source, kind, verdict, NUMBERS of the weakest part, parts
+) -> dict:  # sentence, source, kind, unit, verdict, NUMBERS of the weakest part, parts
     "The verdict with its numbers (our choice; Holm 1979; Schuirmann 1987)"
-    result = {"sentence": claim.sentence, "source": claim.source, "kind": claim.kind}
+    result = {key: getattr(claim, key) for key in ("sentence", "source", "kind", "unit")}
     if claim.evidence is None or isinstance(claim.evidence, bool | np.bool_):
         verdict = {None: "undecided", True: "holds", False: "contradicted"}[
             None if claim.evidence is None else bool(claim.evidence)
