@@ -196,8 +196,8 @@ def result(name: str, beside: Path) -> str:
     "What the committed run of a notebook came to: figures, verdicts and tables; the figures are put `beside` its page"
     if is_library(name):
         return ""
+    from iqa_repro.batch.blocks import alt_text, read_table, table_blocks
     from iqa_repro.batch.needs import list_artefacts, notebook_of
-    from iqa_repro.batch.report import alt_text, read_table, table_blocks
 
     parts, own, stem = [], set(), name.removesuffix(".ipynb").removeprefix("experiments/")
     several = [one for one in list_artefacts() if notebook_of(one) == stem]  # one may write several figures

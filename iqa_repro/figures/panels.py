@@ -126,7 +126,9 @@ def draw_pairs(
         points: dict[str, Any] = dict(color=look[0], marker=look[1], ls="none", alpha=0.45, markersize=3.5)
         axes.plot([place] * len(values), values["margin"], **points)
         found = estimate(values)
-        ends = None if found.low is None else [[found.margin - found.low], [found.high - found.margin]]
+        ends = None
+        if found.low is not None and found.high is not None:
+            ends = [[found.margin - found.low], [found.high - found.margin]]
         style: dict[str, Any] = dict(
             fmt="_", color="k", markersize=8, markeredgewidth=1.6, elinewidth=1.0, capsize=2.5
         )

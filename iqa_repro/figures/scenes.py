@@ -62,12 +62,11 @@ def dot_map(
 ) -> tuple[pd.DataFrame, Tensor]:  # image, quality, sure, wrong, dot; (n, d) features of these images
     "Black dots among the images that a training had no label of (GRMP-IQA Fig. 1b)"
     table, images = unlabelled_pictures(job)
-    images = read_whole(images, fitted.model.recipe)
     if unknown := set(table.get("scene", ["?"])) - set(SCENES):
         needed = f"the right scenes of {job.dataset!r} are needed in a column 'scene'"
         raise ValueError(f"{needed}, got {sorted(unknown)}; known are {SCENES}")
     model: Any = fitted.model
-    features, logits = view_scenes(model, images)
+    features, logits = view_scenes(model, read_whole(images, model.recipe))
     sure = sure_of_scene(logits, [SCENES.index(scene) for scene in table["scene"]])
     wrong = wrong_quality(score_images(model, images), table["quality"])
     return table[["image", "quality"]].assign(sure=sure, wrong=wrong, dot=sure & wrong), features

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,7 @@ def estimate(
         len(margins["without"].iloc[0]) if "without" in margins and margins["without"].iloc[0] else 0
     )
     mean, seeds = float(margins["margin"].mean()), margins["seed"].nunique()
-    facts = dict(n=len(margins), seeds=seeds, photographs=photographs)
+    facts: dict[str, Any] = dict(n=len(margins), seeds=seeds, photographs=photographs)
     if seeds < FEWEST_SEEDS:
         return Estimate(mean, **facts)
     if (fit := max(_fits(margins), key=_reach)).bse[0] < 1e-12:  # no spread; the same scores are a tie
@@ -111,9 +112,9 @@ def estimate(
     low, high = fit.conf_int(alpha=LEVEL)[0]
     inner = fit.conf_int(alpha=2 * LEVEL)[0]
     n = int(fit.df_resid_inference) + 1
-    numbers = dict(low=float(low), high=float(high), p=float(fit.pvalues[0]))
+    facts |= dict(low=float(low), high=float(high), p=float(fit.pvalues[0]))
     detectable = float(_effect(n) * fit.bse[0] * np.sqrt(n))
-    return Estimate(mean, **numbers, **facts, detectable=detectable, equal=bool(np.abs(inner).max() < margin))
+    return Estimate(mean, **facts, detectable=detectable, equal=bool(np.abs(inner).max() < margin))
 
 # %% ../../nbs/5_study/02_evidence.ipynb #b9b98e92
 def holm(

@@ -113,7 +113,9 @@ def load_state(
     state.best = None if facts["best"] is None else (facts["best"], group("best"))
     state.generator.set_state(tensors["generator"])
     for name, adam in (("inner", state.adam), ("outer", state.outer)):
-        for i, value in enumerate(adam.values if adam and f"{name}.step.0" in tensors else []):
+        if adam is None or f"{name}.step.0" not in tensors:
+            continue
+        for i, value in enumerate(adam.values):
             moments = {key: tensors[f"{name}.{key}.{i}"] for key in _MOMENTS}
             adam.optimizer.state[value] = {
                 key: v if key == "step" else v.to(device) for key, v in moments.items()

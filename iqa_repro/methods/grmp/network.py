@@ -58,7 +58,7 @@ def squeeze_pictures(
         return images
     if isinstance(images, Tensor):
         return _squeeze(images, size, stage)
-    return read_whole(images, recipe, stage).then(lambda image: _squeeze(image[None], size, stage)[0])
+    return images.at_size(None).then(lambda image: _squeeze(image[None], size, stage)[0])
 
 
 def _squeeze(images, size, stage):
