@@ -164,7 +164,7 @@ def _tuning_work(trial, options, settings):  # without the prompts
     crops, upper = train * sizes.views, sizes.blocks / tower["layers"]
     one = 4 * tower["width"] * (tower["image_size"] // tower["patch_size"]) ** 2  # bytes of a crop
     each = recipe.crop_offset == "each"
-    once = crops * one <= sizes.cache_gib * 2**30 and each
+    once = crops * one <= max(sizes.cache_gib, sizes.disk_gib) * 2**30 and each
     looks = math.ceil(sizes.epochs / sizes.check) + 1
     looked = min(train, 512) * looks  # training crops that a look encodes
     frozen, taught = crops if once else steps + looked, crops if each else steps + looked

@@ -7,12 +7,16 @@ __all__ = ['CropSource', 'shared_crops', 'TrainingCrops', 'crops_ahead', 'Judged
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #d6785297
 import itertools
+import os
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...core.paths import cache_root
 from ...data.crops import crop_at, fit_crop
 from ...data.labelled import Labelled
 from ...data.pictures import PictureFiles, map_pictures, read_ahead
@@ -105,16 +109,34 @@ def _state_bytes(model, blocks):  # of one crop before the tuned blocks
     return tokens * visual.conv1.out_channels * 4
 
 
-def _kept(crops, views):
+def _on_disk(
+    size,
+):  # bytes -> numbers (size / 4,) in a file that has no name any more; None: there is no room
+    with tempfile.NamedTemporaryFile(dir=cache_root()) as file:
+        try:
+            os.posix_fallocate(
+                file.fileno(), 0, size
+            )  # a file with holes would kill the process that fills them
+        except OSError as error:
+            kept = f"outputs of the frozen blocks ({size / 2**30:.1f} GiB) are not kept on the disk of {cache_root()}"
+            told = f"{kept}: {error.strerror}; they are computed for each batch, which is slower"
+            warnings.warn(f"{told}. Make room, or set IQA_REPRO_CACHE to another disk", stacklevel=4)
+            return None
+        return torch.from_file(file.name, shared=True, size=size // 4)
+
+
+def _kept(crops, views, room):  # room: where tokens go, or None
     "Tokens (n, views, t, d) and scene logits (n, views, 9) of all views, each None where it is not kept"
-    shape, still = (len(crops.images), views), not crops.recipe.prompt_dropout
+    shape, answers = (len(crops.images), views), []
     some = 64 if isinstance(crops.images, Tensor) else max(1, 64 // views) * views  # all views of a file
-    tokens, answers = [], []
     for pairs in torch.cartesian_prod(*map(torch.arange, shape)).split(some):
         cut = crops.cut(*pairs.T)
-        tokens += [crops.lower(cut)] if still else []
+        if room is not None:
+            found = crops.lower(cut)
+            room = room.view(*shape, *found.shape[1:])
+            room[tuple(pairs.T)] = found.to(room.device)
         answers += [] if crops.teacher is None else [crops.teacher(cut)]
-    return [torch.cat(parts).unflatten(0, shape) if parts else None for parts in (tokens, answers)]
+    return room, torch.cat(answers).unflatten(0, shape) if answers else None
 
 # %% ../../../nbs/4_methods/grmp/08_finetune_crops.ipynb #6fe86f2c
 class TrainingCrops(CropSource):
@@ -130,12 +152,15 @@ class TrainingCrops(CropSource):
     ):
         super().__init__(model, train, settings.views, generator)
         self.model, self.blocks, self.teacher = model, settings.blocks, teacher
+        each, memory = self.recipe.crop_offset == "each", settings.cache_gib * 2**30
         size = len(self.images) * settings.views * _state_bytes(model, settings.blocks)
-        keep = self.recipe.crop_offset == "each" and size <= settings.cache_gib * 2**30
-        kept: Any = _kept(self, settings.views) if keep else (None, None)
+        room, keep = None, each and size <= max(memory, settings.disk_gib * 2**30)
+        if keep and not self.recipe.prompt_dropout:
+            room = torch.empty(size // 4, device=self.device) if size <= memory else _on_disk(size)
+        kept: Any = _kept(self, settings.views, room) if room is not None or keep else (None, None)
         self.tokens, self.answers = kept
         nine = 4 * 9 * len(self.images) * settings.views  # bytes of scene logits
-        self.asked_once = self.recipe.crop_offset == "each" and nine <= settings.cache_gib * 2**30
+        self.asked_once = each and nine <= memory
         self.known = torch.full(self.places.shape[:2], self.answers is not None)
 
     def lower(self, crops: Tensor) -> Tensor:  # (b, t, d)
@@ -151,7 +176,7 @@ class TrainingCrops(CropSource):
         if cut is None and self.tokens is None:
             each = self.recipe.crop_offset == "each"
             cut = self.cut(rows, views) if each else shared_crops(self, rows, step)
-        tokens = self.lower(cut) if self.tokens is None else self.tokens[rows, views]
+        tokens = self.lower(cut) if self.tokens is None else self.tokens[rows, views].to(self.device)
         return tokens, None if self.teacher is None else self._answer(rows, views, cut)
 
     def _answer(self, rows, views, cut):  # a crop is not shown to the teacher twice

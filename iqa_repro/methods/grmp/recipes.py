@@ -195,6 +195,7 @@ class FinetuneSettings:
     check: int = 5  # epochs between two looks at the validation loss (our choice; released code: 5)
     strength: float = 5.0  # λ of Eq. 8 (paper §4.2); 0 switches QGR off
     cache_gib: float = 2.0  # memory for outputs of the frozen blocks, and as much again for looks
+    disk_gib: float = 0.0  # room for them in the cache folder where memory is too small; 0: none
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("epochs", "batch", "blocks", "views", "check")}
