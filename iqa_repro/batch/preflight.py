@@ -239,7 +239,7 @@ def _smaller(kind, batch, need, free, profile):  # what to do
     empty = memory_need(kind, 0, profile)
     chunk = max(1, int(batch * (0.8 * free - empty) / (need - empty)))
     place = (
-        f"CHUNK of iqa_repro.methods.uniqa.corpus to {chunk}"
+        f"chunk of [pretraining] to {chunk}"
         if kind == "pair"
         else f"the batch of {batch} to {chunk} in the profile"
     )
