@@ -275,7 +275,7 @@ def corpus_work(
     for task in corpus.parts:
         n = picture_count(getattr(profile.captions, task), profile)
         comments = COMMENTS if corpus.strategy == "none" else min(COMMENTS, profile.captions.keep)
-        pairs += n * (comments if task == "comments" else len(PROMPTS[task]) * len(corpus.captioners))
+        pairs += n * (comments if task == "comments" else len(PROMPTS[task]) * max(1, len(corpus.captioners)))
     if not pairs:
         return []
     sizes = profile.pretraining

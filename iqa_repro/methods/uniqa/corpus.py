@@ -33,6 +33,7 @@ from ...core.seeds import torch_generator
 from ...data.pictures import READING, open_pictures
 from ...data.world.comments import comments_of
 from ..registry import Stage, with_before
+from .caption_sources import caption_file, wording_of
 from .contrastive import PretrainSettings, pretrain
 from .pretrain_runs import process_place
 from .processes import process_count, run_processes
@@ -64,7 +65,7 @@ def captions_stage(
         "task": task,
         "captioner": [describer.name, seed],
         "guided": guided,
-        "settings": profile.captions.as_dict(),
+        "settings": _choices(profile.captions),
         "data": data_digest(getattr(profile.captions, task), profile),
         "code": code_digest("iqa_repro.captions.describing", "iqa_repro.captions.files"),
         "versions": versions(),
@@ -78,24 +79,24 @@ def captions_stage(
 
     return Stage(f"captions: {task}, captioner {seed}", entry, lambda: entry.make(write))
 
+
+def _choices(section):  # all but which captioners are compared; those that are used are named elsewhere
+    return {name: value for name, value in section.as_dict().items() if name != "captioners"}
+
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #aaf6c852
 def generated_captions(
     task: str,  # "quality" or "aesthetics"
     settings: Settings,  # of the run
     guided: bool = True,  # whether the captioner is told the level
-    seed: int = 0,  # another number is another captioner: a wording, or the file quality-1.jsonl next to quality.jsonl
+    captioner: str = "",  # source of [captions.captioners]; empty: the profile's own captioner
 ) -> pd.DataFrame:  # caption table
     "Captions of the profile's images for a task, made on first use (UniQA §3.2)"
-    if settings.profile.captions.captioner != "embedded":
-        return _written_captions(_caption_file(settings.profile, task, seed), task, guided)
-    stage = captions_stage(task, settings, seed, guided)
+    source = captioner or settings.profile.captions.captioner
+    if (wording := wording_of(source)) is None:
+        return _written_captions(caption_file(source, task), task, guided)
+    stage = captions_stage(task, settings, wording, guided)
     stage.make()
     return read_captions(stage.entry.folder / "captions.jsonl")
-
-
-def _caption_file(profile, task, number):
-    path = Path(profile.captions.captioner.format(task=task))
-    return path.with_stem(f"{path.stem}-{number}") if number else path
 
 
 def _written_captions(path, task, guided):
@@ -114,7 +115,9 @@ class Corpus:
 
     parts: tuple[str, ...] = TASKS  # of Y_IQA, Y_IAA, Y_IAA^+; empty: the CLIP as it is
     strategy: str = "air"  # how comments are chosen: "air", "ar", "ir", "random" or "none"
-    captioners: tuple[int, ...] = (0,)  # numbers of captioners; several: their captions together
+    captioners: tuple[
+        str, ...
+    ] = ()  # their sources; several: their captions together; none: the profile's own
     seed: int = 2024  # of pre-training: order, and what the strategy "random" draws
 
     def __post_init__(self) -> None:
@@ -136,7 +139,7 @@ def corpus_stage(
     parts = {
         **asdict(corpus),
         "smoke": settings.smoke,
-        "captions": profile.captions.as_dict(),
+        "captions": _choices(profile.captions),
         "files": _caption_files(corpus, profile),
         "pretraining": _deciding(profile.pretraining),
         "weights": weights_digest(profile),
@@ -157,19 +160,21 @@ def _deciding(sizes):
 
 
 def _before(corpus, settings):  # captions and scored comments
-    own = settings.profile.captions.captioner == "embedded"
-    tasks = [task for task in corpus.parts if task != "comments" and own]
+    tasks = [task for task in corpus.parts if task != "comments"]
     comments = [comments_stage(corpus.seed, settings)] if "comments" in corpus.parts else []
-    captions = [captions_stage(task, settings, number) for task in tasks for number in corpus.captioners]
+    numbers = [wording_of(source) for source in _sources(corpus, settings.profile)]
+    captions = [captions_stage(t, settings, n) for t in tasks for n in numbers if n is not None]
     return (*captions, *comments)
 
 
+def _sources(corpus, profile):
+    return corpus.captioners or (profile.captions.captioner,)
+
+
 def _caption_files(corpus, profile):
-    if profile.captions.captioner == "embedded":
-        return []
-    tasks = [part for part in corpus.parts if part != "comments"]
-    paths = [_caption_file(profile, task, number) for task in tasks for number in corpus.captioners]
-    return file_digests([path for path in paths if path.exists()])
+    tasks, sources = [part for part in corpus.parts if part != "comments"], _sources(corpus, profile)
+    files = [caption_file(one, task) for task in tasks for one in sources if wording_of(one) is None]
+    return file_digests([file for file in files if file.exists()])
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #09d24be7
 def corpus_stages(
@@ -242,7 +247,7 @@ def corpus_captions(
             parts.append(keep_captions(comments, corpus.strategy, profile.captions.keep, draw))
         else:
             root = captioned_pictures(task, profile).attrs["facts"]["root"]
-            made = [generated_captions(task, settings, seed=number) for number in corpus.captioners]
+            made = [generated_captions(task, settings, captioner=one) for one in _sources(corpus, profile)]
             paths = lambda table, root=root: [os.path.join(root, name) for name in table["image"]]
             parts += [table.assign(image=paths) for table in made]
     if not parts:
