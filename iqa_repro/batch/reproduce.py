@@ -27,7 +27,7 @@ from rich.text import Text
 
 from ..core.paths import figures_root, project_root
 from ..clip.inputs import load_settings
-from ..core.profiles import load_profile
+from ..core.profiles import list_profiles, load_profile
 from ..core.resources import pick_device
 from .graph import foreign_outputs, notebook_jobs, plan_jobs, reason_to_run, write_graph
 from .jobs import Job, JobFiles, read_state
@@ -53,19 +53,21 @@ def jobs_to_run(
     return {job.name: reasons[job.name] for job in jobs if reasons[job.name] and job.name in wanted}
 
 # %% ../../nbs/8_batch/09_reproduce.ipynb #b4b7f040
+def _setting_names(profile):  # without those of [resize], which are data sets and checked where they are read
+    sections = {name: keys for name, keys in profile.as_dict().items() if isinstance(keys, dict)}
+    return {f"[{name}] {key}" for name, keys in sections.items() if name != "resize" for key in keys}
+
+
 def check_settings(
     profile: str,  # name or file of a profile
 ) -> None:
     "Refuse a profile with missing or unknown settings (our choice)"
-    own, known = (load_profile(name).as_dict() for name in (profile, "embedded"))
-    names = lambda values: {
-        f"[{s}] {key}" for s, keys in values.items() for key in (keys if isinstance(keys, dict) else ())
-    }
-    missing, unknown = sorted(names(known) - names(own)), sorted(names(own) - names(known))
+    own, *shipped = (_setting_names(load_profile(name)) for name in (profile, *list_profiles()))
+    missing, unknown = sorted(set.intersection(*shipped) - own), sorted(own - set.union(*shipped))
     if missing or unknown:
         near = {name: difflib.get_close_matches(name, missing, n=1) for name in unknown}
         hints = "; ".join(
-            f"{name} is no setting" + f", did you mean {close[0]}?" * bool(close)
+            f"{name} is no setting" + (f", did you mean {close[0]}?" if close else "")
             for name, close in near.items()
         )
         lacks = f"it lacks {', '.join(missing)}" if missing else ""
