@@ -83,9 +83,7 @@ def write_profile(path: Path, clip: str) -> Path:
     "full.toml with random weights and fewer crops"
     text = (Path(iqa_repro.__file__).parent / "profiles" / "full.toml").read_text(encoding="utf-8")
     changes = SMALLER | (TINY if clip == "tiny" else {})
-    for old, new in (
-        changes | {'"captions/{task}.jsonl"': f'"{path.parent}/captions/{{task}}.jsonl"'}
-    ).items():
+    for old, new in (changes | {'"captions/{task}': f'"{path.parent}/captions/{{task}}'}).items():
         assert old in text, f"full.toml has no {old!r} any more"
         text = text.replace(old, new)
     path.write_text(text, encoding="utf-8")
@@ -93,7 +91,7 @@ def write_profile(path: Path, clip: str) -> Path:
 
 
 def write_all_captions(profile: Path) -> None:
-    "Caption files of two captioners, with and without the level, in the form of a real captioner's"
+    "Caption files of two of the captioners of Table 6, with and without the level, in the form of a real captioner's"
     for task in ("quality", "aesthetics"):
         table, choice = captioned_pictures(task, load_profile(profile)), load_profile(profile).captions
         requests = [
@@ -101,7 +99,7 @@ def write_all_captions(profile: Path) -> None:
             for guided in (True, False)
             for r in caption_requests(table, task, guided, choice.order, choice.wording)
         ]
-        for number, suffix in enumerate(("", "-1")):
+        for number, suffix in enumerate(("", "-qwen-vl")):
             write_captions(
                 requests,
                 Describer(number),

@@ -25,6 +25,7 @@ from ..clip.inputs import Settings, data_digest, load_settings
 from ..core.code import code_parts, imported_modules, syntax_digest
 from ..core.memo import Entry
 from ..core.paths import atomic_path, experiments_root, figures_root, project_root, sha256_of
+from ..methods.uniqa.caption_sources import caption_file, captioner_sources, wording_of
 from ..papers.artefact import Artefact
 from ..study.protocol import trial_entry
 from ..study.rows import place_results
@@ -67,21 +68,23 @@ def input_parts(
         parts |= {
             f"data {dataset}": _table_digest(dataset, loaded) for dataset in artefact.datasets(settings)
         }
-    if loaded.captions.captioner != "embedded":
-        files = {
-            task: project_root() / loaded.captions.captioner.format(task=task)
-            for task in artefact.captions(settings)
-        }
-        parts |= {
-            f"captions {task}": sha256_of(file)[:12] if file.is_file() else "missing"
-            for task, file in files.items()
-            if task != "comments"
-        }
+    parts |= {
+        f"captions {name}": sha256_of(file)[:12] if file.is_file() else "missing"
+        for name, file in _caption_files(artefact, settings).items()
+    }
     if artefact.weights and loaded.clip.pretrained not in ("embedded", "random"):
         parts["weights"] = _weights_digest(loaded.clip.name, loaded.clip.pretrained)
     return parts
 
 # %% ../../nbs/8_batch/05_graph.ipynb #91c83f72
+def _caption_files(artefact, settings):  # name -> file, of all captioners that are read
+    profile, asked = settings.profile, [task for task in artefact.captions(settings) if task != "comments"]
+    named = {task: (profile.captions.captioner, task) for task in asked}
+    for row in profile.captions.captioners.as_dict() if artefact.compared else ():
+        named |= {f"quality, {one}": (one, "quality") for one in captioner_sources(row, profile)}
+    return {name: caption_file(*about) for name, about in named.items() if wording_of(about[0]) is None}
+
+
 @lru_cache(maxsize=64)
 def _table_digest(dataset, profile):
     try:

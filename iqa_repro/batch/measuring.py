@@ -138,6 +138,7 @@ def rehearse(
     agreed = agreement(clip)
     found = {precision: kind_times(clip, profile, load, precision) for precision in ("float32", "bfloat16")}
     seconds = {kind: one["seconds"] for kind, one in found["float32"].items()}
+    seconds["pair"] = found.get(profile.pretraining.precision, found["float32"])["pair"]["seconds"]
     seconds["read"] = decoded["KonIQ-10k"] * min(8, cpu_count())  # of one thread, as `estimate_time` takes it
     facts = {"device": device_name(device), "load": load, "clip": profile.clip.name, "busy": why}
     return facts | {

@@ -83,7 +83,8 @@ def artefact_work(
             f"there is no artefact {name!r}{did_you_mean(name, ARTEFACTS)} Known: {list(ARTEFACTS)}."
         )
     works = [work for trial in ARTEFACTS[name].trials(settings) for work in trial_work(trial, settings)]
-    works += comment_work(settings) if "comments" in ARTEFACTS[name].texts else []
+    if "comments" in ARTEFACTS[name].texts:
+        works += [w for i in range(ARTEFACTS[name].scorings) for w in comment_work(settings, 2024 + i)]
     return tuple(merge_work(works))
 
 # %% ../../nbs/8_batch/01_needs.ipynb #25bce728

@@ -23,7 +23,7 @@ from ..methods.grmp.method import GRMPOptions, tuning_settings
 from ..methods.grmp.pretraining import TASK_SETS, VARIANTS, judged_views, meta_settings, recipe_of
 from ..methods.grmp.recipes import Recipe
 from ..methods.registry import find_method
-from ..methods.uniqa.corpus import CHUNK, Corpus, aesthetic_corpus
+from ..methods.uniqa.corpus import Corpus, aesthetic_corpus
 from ..methods.uniqa.method import UniQAOptions, adapter_settings
 from ..methods.zero_shot import whole_crops
 from ..papers.together import TRAININGS, PairingOptions
@@ -275,12 +275,12 @@ def corpus_work(
     for task in corpus.parts:
         n = picture_count(getattr(profile.captions, task), profile)
         comments = COMMENTS if corpus.strategy == "none" else min(COMMENTS, profile.captions.keep)
-        pairs += n * (comments if task == "comments" else len(PROMPTS[task]) * len(corpus.captioners))
+        pairs += n * (comments if task == "comments" else len(PROMPTS[task]) * max(1, len(corpus.captioners)))
     if not pairs:
         return []
     sizes = profile.pretraining
     works = comment_work(settings, corpus.seed) if "comments" in corpus.parts else []
-    batch = sizes.batch if profile.data.source == "embedded" else min(CHUNK, sizes.batch)
+    batch = min(sizes.chunk, sizes.batch)
     key, seen = ("corpus", corpus), sizes.epochs * pairs
     pair = Work("pair", seen, key, batch, 4 * parameter_count(profile))
     return [*works, pair, _reads("ava", seen, profile, key)]

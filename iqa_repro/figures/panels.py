@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..study.claims import paired_differences
 from ..study.evidence import estimate
-from ..study.style import TWO_COLUMNS, method_look, paper_style
+from ..study.style import TWO_COLUMNS, method_look, method_looks, paper_style
 
 # %% ../../nbs/6_figures/00_panels.ipynb #533de252
 def _choose(rows, metric, column, wanted, words):  # rows of a metric whose column is one of the wanted
@@ -105,7 +105,8 @@ def block_panels(
 
 def _draw_lines(ax, part, methods):
     for place, method in enumerate(methods):
-        colour, marker = method_look(method)
+        known = method in method_looks()  # captioners of Table 6 are named by a profile
+        colour, marker = method_look(method) if known else ("0.35", "o")
         values = part.loc[part["method"] == method, "value"]
         look = dict(color=colour, marker=marker, ls="none", alpha=0.45, markersize=3.5)
         ax.plot(values, [place] * len(values), **look)

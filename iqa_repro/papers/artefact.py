@@ -105,6 +105,8 @@ class Artefact:
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)  # data set -> what its table must have
     weights: bool = True  # whether it needs CLIP
     unguided: bool = False  # also captions whose captioner was not told the score
+    scorings: int = 1  # trainings of CLIP_aes that judge its comments, where it shows any
+    compared: bool = False  # also captions by the captioners of the profile's [captions.captioners]
 
     def datasets(self, settings: Settings) -> tuple[str, ...]:  # keys of DATASETS
         "Data sets whose images and scores are read, captioned ones included (UniQA §5.1)"
