@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from ..clip.backbone import OPENAI_SHA256, weights_file
-from ..core.paths import cache_root, data_root, project_root, sha256_of
+from ..core.paths import cache_root, data_root, sha256_of
 from ..clip.inputs import Settings, load_settings
 from ..core.profiles import Profile
 from ..data.catalog import DATASETS, LIQE_SCENES, load_dataset
