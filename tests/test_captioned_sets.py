@@ -4,14 +4,15 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import iqa_repro
 import pytest
 from miniatures import write_miniature
 
+import iqa_repro
 from iqa_repro.captions.files import caption_line
 from iqa_repro.captions.instructions import PROMPTS, caption_requests
 from iqa_repro.clip.inputs import Settings, table_of
 from iqa_repro.core.profiles import load_profile
+from iqa_repro.data.sets.ava_captions import RAW, read_ava_captions, read_captioned_ava
 from iqa_repro.methods.uniqa.corpus import (
     Corpus,
     captioned_pictures,
@@ -19,6 +20,8 @@ from iqa_repro.methods.uniqa.corpus import (
     corpus_stage,
     generated_captions,
 )
+from iqa_repro.methods.uniqa.method import AdapterProtocol, adapter_protocol
+from iqa_repro.papers.uniqa import table11
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*were published for")  # miniatures have few rows
 
@@ -174,3 +177,70 @@ def test_a_file_of_another_set_is_refused(there):
         ValueError, match="has no caption of a picture of flive: its first picture is 'elsewhere/"
     ):
         read(there)
+
+
+# --- people's comments ----------------------------------------------------------------------------------------------
+
+
+def test_raw_comments_are_the_default_and_cleaned_ones_a_setting(there):
+    profile = load_profile(there / "own.toml")
+    assert load_profile("full").captions.comments == profile.captions.comments == "ava_captions"
+    raw = table_of("ava_captions", profile)
+    assert raw["captions"].map(len).tolist() == [1, 3, 3, 3, 3] and "Nice. #1!" in raw["captions"][4]
+    assert captioned_pictures("comments", profile)["captions"].map(len).tolist() == [3, 3, 3, 3]
+    profile = write_profile(
+        there / "own.toml", ('comments = "ava_captions"', 'comments = "ava_captions_cleaned"')
+    )
+    cleaned = captioned_pictures("comments", profile)
+    assert len(cleaned) and cleaned["captions"].map(len).eq(3).all()
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_marks_inside_a_comment_end_no_line(tmp_path, mark, end):
+    path = tmp_path / RAW
+    path.write_bytes(f"0#7#one{mark}two#three{end}1#8#four{end}".encode())
+    assert read_ava_captions(path)["caption"].tolist() == [f"one{mark}two", "three", "four"]
+
+
+@pytest.mark.parametrize(
+    "said, comments",
+    [
+        ("Nice. #1!", ["Nice. #1!"]),
+        ("Nice.#1 for me", ["Nice.", "1 for me"]),
+        ("a#b## #c", ["a", "b", "c"]),
+        ("I&#39;m in (#3)#ok", ["I&#39;m in (#3)", "ok"]),
+        ("#1 of all#good", ["#1 of all", "good"]),
+    ],
+)
+def test_a_number_sign_inside_a_comment_does_not_tear_it(tmp_path, said, comments):
+    path = tmp_path / RAW
+    path.write_text(f"0#7#{said}\n", encoding="utf-8")
+    assert read_ava_captions(path)["caption"].tolist() == comments
+
+
+def test_another_number_of_comments_is_said_and_no_comments_are_an_error(there):
+    with pytest.warns(
+        UserWarning,
+        match="12 comments on 4 training pictures, 234090 and 3.0 million were published for AVA-Captions",
+    ):
+        read_captioned_ava(there / "data" / "ava")
+    (there / "data" / "ava" / RAW).write_text("no comments\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match="expected lines such as 0#953619#a comment#another comment, got none"
+    ):
+        read_captioned_ava(there / "data" / "ava")
+
+
+# --- repeats of Tables 11 to 13 ---------------------------------------------------------------------------------------
+
+
+def test_full_repeats_and_divides_as_appendix_b2_says():
+    full, small = load_profile("full"), load_profile("embedded")
+    assert adapter_protocol("agin", full) == AdapterProtocol(5, (0.7, 0.1, 0.2), "mean")
+    assert adapter_protocol("eciqad", full) == AdapterProtocol(10, (0.8, 0.2), "median")
+    assert [adapter_protocol(name, small).splits for name in ("aigiqa20k", "eciqad", "agin")] == [3, 3, 3]
+    trials = [t for t in table11(Settings(full)) if not t.shuffled and not t.redraw and t.shots]
+    splits = {name: {t.split for t in trials if t.dataset == name} for name in ("eciqad", "agin")}
+    assert splits == {"eciqad": set(range(10)), "agin": set(range(5))}
+    assert {t.shares for t in trials if t.dataset == "agin"} == {(0.7, 0.1, 0.2)}
