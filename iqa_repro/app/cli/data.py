@@ -39,6 +39,13 @@ def list_sets() -> None:
     typer.echo("embedded:NAME is a small stand-in of each set, made here, with no download.")
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d2d8ec3d
+def _place(name):  # of its folder: captioned pictures are those of FLIVE and AVA
+    from iqa_repro.data.dataset import find_sets
+
+    found = find_sets().get(name)
+    return found.place if found else name
+
+
 @documented("get")
 def get_set(
     name: str,
@@ -107,13 +114,6 @@ def _random_splits(table, folder, options):  # file, parts, hash of each
         yield path, parts, write_split(path, parts)
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #bd4b62c4
-def _place(name):  # of its folder: captioned pictures are those of FLIVE and AVA
-    from iqa_repro.data.dataset import find_sets
-
-    found = find_sets().get(name)
-    return found.place if found else name
-
-
 def _table_of(name, root):
     from iqa_repro.data.catalog import load_dataset
 
