@@ -499,21 +499,25 @@ def write_ava(root, full, mirror, real, times):
     (root / "aesthetics_image_lists").mkdir()
     (root / "aesthetics_image_lists" / "generic_test.jpgl").write_text("\n".join(map(str, test)) + "\n")
     sentence = lambda text: {"raw": text, "clean": text.lower(), "tokens": [], "sentid": ""}
+    said = lambda i: (
+        "Nice. #1!",
+        f"Great light in number {i}.",
+        "Too dark for me",
+    )  # one holds the raw file's mark
     images = [
         {
             "filename": f"{i}.jpg",
             "split": "val" if i == told[3] else "train",
             "sentids": "",
-            "sentences": [  # one holds the mark that separates the raw file's comments
-                sentence(text) for text in ("Nice. #1!", f"Great light in number {i}.", "Too dark for me")
-            ],
+            "sentences": [sentence(text) for text in said(i)],
         }
         for i in told
     ]
     kept = root / "CLEAN_AVA_FULL_AFTER_SUBJECTIVE_CLEANING.json"
     kept.write_text(json.dumps({"dataset": "AVA", "images": images}))
+    lines = ["#".join((str(k), str(i), *said(i))) for k, i in enumerate(told)]
     (root / "AVA_Comments_Full.txt").write_text(
-        "0#11#great light#what a view\n1#14#too dark#\n2#17#Nice. #1!\n"
+        "\n".join([*lines, f"{len(lines)}#{ids[0]}#of a test picture#", ""])
     )
 
 

@@ -21,7 +21,8 @@ from ..clip.backbone import OPENAI_SHA256, weights_file
 from ..core.paths import cache_root, data_root, sha256_of
 from ..clip.inputs import Settings, load_settings
 from ..core.profiles import Profile
-from ..data.catalog import DATASETS, LIQE_SCENES, load_dataset
+from ..data.catalog import LIQE_SCENES, load_dataset
+from ..data.dataset import find_sets
 from .hours import encode_lines, hours_lines, seconds_here
 from .needs import ARTEFACTS, artefact_work
 from .rehearsal import Readings
@@ -111,13 +112,13 @@ def find_dataset(
     if profile.data.source == "embedded":
         return Finding("ok", "stand-in, made on first use")
     root = data_root() if root is None else Path(root).expanduser()
-    folder = root / dataset.removesuffix("_captions")  # captioned pictures are those of FLIVE and AVA
-    if dataset not in (*DATASETS, "ava_captions"):
+    if (found := find_sets().get(dataset)) is None:
         return Finding(
             "wrong",
             f"the catalogue has no {dataset!r}",
             "name a set of the catalogue in [captions], or add a reader of it to data/catalog",
         )
+    folder = root / found.place  # captioned pictures are those of FLIVE and AVA
     fetch = f"iqa-repro data get {dataset}, or put it into {folder}"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

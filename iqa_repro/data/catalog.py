@@ -42,7 +42,7 @@ LIQE_SCENES = {name: found.scene_list for name, found in _REAL.items() if found.
 
 # %% ../../nbs/1_data/09_catalog.ipynb #3119bcd3
 def load_dataset(
-    name: str,  # a key of DATASETS, or "ava_captions"; without "embedded:" the profile decides
+    name: str,  # a key of DATASETS, "ava_captions" or "ava_captions_cleaned"; without "embedded:" the profile decides
     root: str | Path | None = None,  # folder of a real set; None: its folder under `data_root()`
     profile: Profile | None = None,  # its [data] source "embedded" turns livec into embedded:livec
     workers: int = 1,  # processes that make a stand-in's pictures on first use

@@ -29,14 +29,14 @@ def _choose(rows, metric, column, wanted, words):  # rows of a metric whose colu
     return chosen
 
 
-def _draw_method(ax, part, method, shift, settings):
+def _draw_method(ax, part, method, shift, settings, summary):
     (colour, marker), label = method_look(method), method
     for place, setting in enumerate(settings):
         values = part.loc[part["setting"] == setting, "value"]
         if len(values):
             look = dict(color=colour, marker=marker, ls="none", alpha=0.45, markersize=3.5, label=label)
             ax.plot([place + shift] * len(values), values, **look)
-            ax.plot(place + shift, values.median(), "_", color=colour, markersize=11, markeredgewidth=1.8)
+            ax.plot(place + shift, values.agg(summary), "_", color=colour, markersize=11, markeredgewidth=1.8)
             label = None
 
 
@@ -56,8 +56,9 @@ def split_panels(
     metric: str = "srcc",  # which rows
     width: int = 3,  # panels side by side
     unit: str = "labels",  # what a bare number in `setting` counts
+    summary: str = "median",  # what the bars are: "median" or "mean"
 ) -> Figure:
-    "Points for splits and bars for medians, a panel a data set (our choice)"
+    "Points for splits and bars for medians or means, a panel a data set (our choice)"
     chosen = _choose(rows, metric, "method", methods, "and methods")
     datasets, settings = chosen["dataset"].unique(), settings or list(chosen["setting"].unique())
     columns, counted = min(width, len(datasets)), [s.isdigit() for s in settings]
@@ -70,7 +71,7 @@ def split_panels(
         for ax, dataset in zip(axes.flat, datasets, strict=False):
             part = chosen[chosen["dataset"] == dataset]
             for method, shift in zip(methods, np.linspace(-reach, reach, len(methods)), strict=True):
-                _draw_method(ax, part[part["method"] == method], method, shift, settings)
+                _draw_method(ax, part[part["method"] == method], method, shift, settings, summary)
             ax.set_xticks(range(len(settings)), names)
             ax.set(title=dataset, xlim=(-0.5, len(settings) - 0.5))
         for ax in axes.flat[len(datasets) :]:

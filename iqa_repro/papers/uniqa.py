@@ -15,7 +15,7 @@ from ..clip.inputs import Settings, columns_of, table_of
 from ..methods.registry import Stage, with_before
 from ..methods.uniqa.caption_sources import captioner_sources, missing_files
 from ..methods.uniqa.corpus import TASKS, Corpus, captions_stage, comments_stage
-from ..methods.uniqa.method import UniQAOptions
+from ..methods.uniqa.method import UniQAOptions, adapter_protocol
 from .artefact import Artefact, controlled, few_labels, repeats, seeded, trial_grid
 from ..study.trial import Measure, Trial
 
@@ -168,18 +168,23 @@ SCORES = ("technical", "rationality", "naturalness")  # of AGIN (UniQA Table 13)
 def table11(
     settings: Settings,  # of the run; smoke: one split, two epochs
     recipe: str = "paper",  # of the adapter: whose choices are followed where paper and released code differ
-    splits: int = 3,  # repeats of each training
     seed: int = 2024,  # split i uses seed + i
 ) -> list[Trial]:  # of AIGIQA-20K for Table 11, ECIQAD for 12, AGIN for 13; then zero-shot for 11
     "Other kinds of images, frozen and unfrozen (UniQA Tables 11–13)"
     options = _options(seed, recipe)
     options["UniQA, unfrozen"] = replace(options["UniQA"], unfrozen=True)
-    of = partial(_adapted, seed, options=options, split=repeats(settings, splits))
-    trials = [*of(dataset=["aigiqa20k"], official=[_has_official_split(settings)]), *of(dataset=["eciqad"])]
-    trials += [trial for score in SCORES for trial in of(dataset=["agin"], score=[score], heading=score)]
+    of = partial(_divided, settings, seed, options=options)
+    trials = [*of("aigiqa20k", official=[_has_official_split(settings)]), *of("eciqad")]
+    trials += [trial for score in SCORES for trial in of("agin", score=[score], heading=[score])]
     unlabelled = repeats(settings, settings.profile.protocol.seeds)
     trials += _unlabelled(("aigiqa20k",), unlabelled, seed)
     return controlled(seeded(trials, settings), settings, "UniQA")
+
+
+def _divided(settings, seed, dataset, heading=("full",), **axes):  # as often, and as, the profile says
+    rule = adapter_protocol(dataset, settings.profile)
+    about = {"dataset": [dataset], "split": repeats(settings, rule.splits), "heading": heading}
+    return _asked(seed, shots=[rule.shares[0]], shares=[rule.shares], **about, **axes)
 
 
 def _has_official_split(settings):

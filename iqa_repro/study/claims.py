@@ -210,13 +210,14 @@ def judge_claims(
 _KEYS = ["method", "dataset", "setting", "metric"]
 
 
-def _our_medians(rows):  # the condition's columns, ours, iqr, n, stand_in
+def _our_medians(rows, summary):  # the condition's columns, ours, iqr, n, stand_in
     ours = rows.assign(dataset=rows["dataset"].str.removeprefix("embedded:"))
     stand_in = rows["dataset"].str.startswith("embedded:")
     ours["stand_in"] = stand_in | rows["stand_in"].astype(bool) if "stand_in" in rows else stand_in
     if "setting" not in ours:
         ours["setting"] = ours["shots"].map(lambda n: str(int(n)) if n else "zero-shot")
-    medians = median_over_splits(ours).rename(columns={"median": "ours"})
+    medians = median_over_splits(ours).rename(columns={summary: "ours"})
+    medians = medians.drop(columns=["median", "mean"], errors="ignore")
     if (twice := medians.duplicated(_KEYS)).any():
         conditions = [c for c in medians.columns if c not in (*_KEYS, "ours", "iqr", "n")]
         varying = [c for c in conditions if medians[c].nunique() > 1]
@@ -242,9 +243,10 @@ def _verdict(line: pd.Series) -> str:
 def compare(
     rows: pd.DataFrame,  # the run's rows; `setting`, or `shots` with 0 = zero-shot, names the column
     printed: pd.DataFrame,  # of study.printed: method, dataset, setting, metric, value
+    summary: str = "median",  # of the repeats: "median" or "mean" (UniQA App. B.2: the mean for AGIN)
 ) -> pd.DataFrame:  # method, dataset, setting, metric, paper, ours, iqr, n, delta, verdict
-    "Printed value and our median side by side; a stand-in is never given a verdict (our choice)"
-    medians = _our_medians(rows)
+    "Printed value and our median, or mean, side by side; a stand-in is never given a verdict (our choice)"
+    medians = _our_medians(rows, summary)
     paper = printed[[*_KEYS, "value"]].rename(columns={"value": "paper"})
     table = paper.merge(medians, on=_KEYS, how="outer", sort=False)
     order = pd.concat([paper[_KEYS], medians[_KEYS]]).drop_duplicates()

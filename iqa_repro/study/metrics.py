@@ -134,8 +134,8 @@ def rmse(
 # %% ../../nbs/5_study/00_metrics.ipynb #644907d5
 def median_over_splits(
     rows: pd.DataFrame,  # columns artefact, dataset, method, shots, split, seed, metric, value and any more conditions
-) -> pd.DataFrame:  # one row a condition, in order of appearance, with median, iqr and n
-    "Median, interquartile range and number of splits of each condition (GRMP-IQA §4.3: median over 10 splits)"
+) -> pd.DataFrame:  # one row a condition, in order of appearance, with median, mean, iqr and n
+    "Median, mean, interquartile range and number of splits of each condition (GRMP-IQA §4.3: median over 10 splits)"
     if missing := [c for c in ("dataset", "method", "split", "metric", "value") if c not in rows.columns]:
         raise ValueError(f"rows lack the columns {missing}; they have {list(rows.columns)}")
     single = ("split", "seed", "pretraining", "without", "value")  # of one measurement
@@ -148,4 +148,5 @@ def median_over_splits(
         raise ValueError(f"a split is there twice: {first}")
     groups = rows.groupby(conditions, sort=False, dropna=False)["value"]
     quartiles = groups.quantile(0.75) - groups.quantile(0.25)
-    return pd.DataFrame({"median": groups.median(), "iqr": quartiles, "n": groups.size()}).reset_index()
+    centres = {"median": groups.median(), "mean": groups.mean()}
+    return pd.DataFrame(centres | {"iqr": quartiles, "n": groups.size()}).reset_index()

@@ -49,6 +49,9 @@ class Trial:
     options: Any = None  # the method's own choices; None: its defaults
     judges: tuple[str, ...] = ()  # data sets that judge besides the own test part
     official: bool = False  # the data set's own split (UniQA §5.2: AVA, AADB; App. B.2: AIGIQA-20K)
+    shares: tuple[
+        float, ...
+    ] = ()  # training, validation and test part; none: 1 − test and test part of [protocol]
     score: str = ""  # which score of a set that has several (UniQA Table 13)
     pretraining: int = 0  # which pre-training it starts from; its seed is seed + pretraining
     shuffled: bool = False  # control: half of the labels are shuffled
@@ -110,7 +113,9 @@ def trial_parts(
     elif not few and trial.shots == 1:
         train, test = table, table[:0]
     else:
-        train, test = split_table(table, seed, by, protocol.test_share)
+        train, test = split_table(table, seed, by, trial.shares[-1] if trial.shares else protocol.test_share)
+    if len(trial.shares) == 3:
+        train, own = hold_out(train, trial.shares[1] / sum(trial.shares[:2]), seed)
     share = 1.0 if trial.official and not few else trial.shots  # all of an official training part
     count = int(share) if few else min(len(train), round(share * len(table)))
     labelled = sample_shots(train, count, seed if rules.nested else derive_seed(seed, "shots", count))

@@ -39,6 +39,13 @@ def list_sets() -> None:
     typer.echo("embedded:NAME is a small stand-in of each set, made here, with no download.")
 
 # %% ../../../nbs/9_app/cli/05_data.ipynb #d2d8ec3d
+def _place(name):  # of its folder: captioned pictures are those of FLIVE and AVA
+    from iqa_repro.data.dataset import find_sets
+
+    found = find_sets().get(name)
+    return found.place if found else name
+
+
 @documented("get")
 def get_set(
     name: str,
@@ -54,7 +61,7 @@ def get_set(
 
     if place and file:
         raise ValueError("--from names a place to fetch from, --file a file that is here: give one of them")
-    folder = (root.expanduser() if root else data_root()) / name.removesuffix("_captions")
+    folder = (root.expanduser() if root else data_root()) / _place(name)
     if not (folder.is_dir() and any(folder.iterdir())):
         typer.echo(download_terms(name, root, file or place))
         if not (yes or typer.confirm("\nHave you read the terms, and do you agree?")):
@@ -111,7 +118,7 @@ def _table_of(name, root):
     from iqa_repro.data.catalog import load_dataset
 
     if not name.startswith("embedded:") and root:
-        return load_dataset(name, root.expanduser() / name.removesuffix("_captions"))
+        return load_dataset(name, root.expanduser() / _place(name))
     if root:
         raise ValueError(f"{name} is a stand-in that is made here; --root is for real data sets")
     return load_dataset(name, None)

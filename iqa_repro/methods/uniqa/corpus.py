@@ -9,6 +9,7 @@ __all__ = ['TASKS', 'captioned_pictures', 'captions_stage', 'generated_captions'
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #0127986e
 import os
+import warnings
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -46,11 +47,13 @@ def captioned_pictures(
     task: str,  # one of TASKS: a key of the profile's [captions]
     profile: Profile,  # whose [captions] names the set
 ) -> pd.DataFrame:  # picture table
-    "The images that are captioned for a task, without any official test part (UniQA §5.1)"
+    "The images that are captioned for a task: FLIVE whole, AVA without its official test part (UniQA §5.1, App. C)"
     if task not in TASKS:
         raise ValueError(f"task must be 'quality', 'aesthetics' or 'comments', got {task!r}")
     table = table_of(getattr(profile.captions, task), profile)
-    return table if "split" not in table else table[table["split"] == "train"].reset_index(drop=True)
+    if task == "quality" or "split" not in table:
+        return table
+    return table[table["split"] == "train"].reset_index(drop=True)
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #f8171101
 def captions_stage(
@@ -93,20 +96,72 @@ def generated_captions(
     "Captions of the profile's images for a task, made on first use (UniQA §3.2)"
     source = captioner or settings.profile.captions.captioner
     if (wording := wording_of(source)) is None:
-        return _written_captions(caption_file(source, task), task, guided)
+        return _written_captions(caption_file(source, task), task, guided, settings.profile)
     stage = captions_stage(task, settings, wording, guided)
     stage.make()
     return read_captions(stage.entry.folder / "captions.jsonl")
 
 
-def _written_captions(path, task, guided):
-    "Of a captioner's file, which may hold several kinds, those that are asked for"
-    captions = read_captions(path)
-    captions = captions[(captions["kind"] == task) & (captions["guided"] == guided)].reset_index(drop=True)
+def _written_captions(path, task, guided, profile):
+    "Of a captioner's file, which may hold several kinds and other pictures, those that are asked for"
+    captions, pictures, choice = read_captions(path), captioned_pictures(task, profile), profile.captions
+    captions = captions[(captions["kind"] == task) & (captions["guided"] == guided)]
     if captions.empty:
         add = f"add them with write_captions and caption_requests(…, guided={guided})"
         raise ValueError(f"{path} has no captions for {task} with guided={guided}; {add}")
-    return captions
+    asked = _asked(pictures, task, guided, choice.order, choice.wording)
+    ours = captions[captions["image"].isin({name for name, _ in asked})].reset_index(drop=True)
+    if ours.empty:
+        first = f"its first picture is {captions['image'].iloc[0]!r}, the set's is {next(iter(asked))[0]!r}"
+        hint = "write captions of this set, or name the captioned one in [captions]"
+        raise ValueError(f"{path} has no caption of a picture of {getattr(choice, task)}: {first}; {hint}")
+    _check_asked(ours, asked, path, choice)
+    _count_captions(captions, ours, asked, path)
+    return ours
+
+# %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #fdca4d41
+def _asked(pictures, task, guided, order, wording):  # (name, number of the instruction) -> level, instruction
+    requests = caption_requests(pictures, task, guided, order, wording)
+    return {(r.name, r.number): (r.level, r.prompt) for r in requests}
+
+
+def _others(captions, asked):  # places of the captions that were asked otherwise
+    found = zip(captions["image"], captions["number"], captions["level"], captions["prompt"], strict=True)
+    same = lambda level, prompt, want: level == want[0] and prompt in ("", want[1])
+    return [
+        i
+        for i, (image, number, level, prompt) in enumerate(found)
+        if not same(level if isinstance(level, str) else None, prompt, asked.get((image, number), (0, "")))
+    ]
+
+
+def _check_asked(captions, asked, path, choice):  # an error where the file answers other questions
+    if not (others := _others(captions, asked)):
+        return
+    first = captions.iloc[others[0]]
+    name, number = first["image"], int(first["number"])
+    level, prompt = asked.get((name, number), (None, f"no instruction number {number}"))
+    said = f"order {choice.order!r} and wording {choice.wording!r} of [captions]"
+    came = f"level {first['level']!r}, {first['prompt']!r}"
+    todo = "set order, wording and the captioned set in the profile as they were, or write the captions anew"
+    raise ValueError(
+        f"{path}: {len(others)} of {len(captions)} captions were asked otherwise than with {said}; "
+        f"for {name!r} expected level {level!r}, {prompt!r}, got {came}; {todo}"
+    )
+
+
+def _count_captions(captions, ours, asked, path):  # a warning where file and set are not the same
+    there, names = set(ours["image"]), {name for name, _ in asked}
+    counts = {
+        "captioned pictures are not of this set and are left out": len(set(captions["image"]) - names),
+        f"of {len(names)} pictures have no caption": len(names - there),
+        "single captions are missing": len(there) * len(asked) // len(names) - len(ours),
+        "captions do not say what was asked and are taken as this profile's": int(
+            (ours["prompt"] == "").sum()
+        ),
+    }
+    if told := [f"{count} {says}" for says, count in counts.items() if count]:
+        warnings.warn(f"{path}: {'; '.join(told)}", stacklevel=4)
 
 # %% ../../../nbs/4_methods/uniqa/09_corpus.ipynb #02340da3
 @dataclass(frozen=True)
