@@ -101,7 +101,7 @@ def table_blocks(
     if not measured or not {*KEYS, "paper", "ours", "iqr", "delta", "verdict"} <= columns:
         return [whole]
     comparable = {row["verdict"] for row in measured} - {"not comparable", "not printed"}
-    caption = "Ours: median ± IQR over splits; in brackets what the paper prints, and Δ, ours less printed"
+    caption = "Ours: median (of AGIN, as printed, the mean) ± IQR over splits; in brackets what the paper prints, and Δ, ours less printed"
     return [(caption + ("" if comparable else "; not comparable"), _lay_out(_side_by_side(measured))), whole]
 
 # %% ../../nbs/8_batch/07_blocks.ipynb #2ac3ebfa

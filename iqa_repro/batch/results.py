@@ -78,7 +78,7 @@ def _best(rows):  # of a comparison: how often each method has the highest media
             columns.setdefault((row["dataset"], row["setting"]), {})[row["method"]] = float(row["ours"])
     firsts = Counter(max(column, key=column.get) for column in columns.values() if len(column) > 1)
     told = ", ".join(f"{method} in {n}" for method, n in firsts.most_common())
-    return f"Highest median of {firsts.total()} columns: {told}." if firsts else ""
+    return f"Highest of {firsts.total()} columns: {told}." if firsts else ""
 
 # %% ../../nbs/8_batch/09_results.ipynb #3136ab33
 def claims_html(
@@ -233,7 +233,7 @@ HEAD = """# Results
 Generated from the rows in `{folder}/` by `iqa-repro reproduce` (`iqa_repro.batch.results`): do not edit this page, run that.
 
 {warnings}
-How to read it: a cell is our median ± interquartile range over splits; in brackets the printed value and Δ, ours less printed.
+How to read it: a cell is our median (of AGIN, as printed, the mean) ± interquartile range over splits; in brackets the printed value and Δ, ours less printed.
 
 There is one claim for each sentence of a paper. Kinds are never added up: *measured* on our rows, *printed* numbers alone (does a paper agree with itself?), and true by *construction*.
 
