@@ -153,7 +153,8 @@ def known_as(
 ) -> list[str | None]:  # for each picture the one of `names` that is its; None: there is none
     "The name with the same end of its path, or with the same base name where that is no other's (our choice)"
     base, own = lambda name: name.rsplit("/", 1)[-1].lower(), relative_names(table)
-    ends, count = {}, pd.Series([base(name) for name in own]).value_counts()
+    ends: dict[str, list[str]] = {}
+    count = pd.Series([base(name) for name in own]).value_counts()
     for name in names:
         ends.setdefault(base(name), []).append(name)
     found = []
