@@ -162,7 +162,7 @@ def known_as(
         fits = ends.get(base(mine), [])
         near = [name for name in fits if _same_end(name.lower(), mine.lower())]
         alone = fits if len(fits) == count[base(mine)] == 1 else []
-        found.append((near or alone or [None])[0])
+        found.append(next(iter(near or alone), None))
     return found
 
 

@@ -65,7 +65,7 @@ def paired_differences(
         pairs = [
             (_left_out(a), _left_out(b)) for a, b in zip(first["without"], second["without"], strict=True)
         ]
-        if all(a and len(a) == len(b) for a, b in pairs):
+        if all(a and len(a) == len(b) and np.isfinite(np.subtract(a, b)).any() for a, b in pairs):
             margins["without"] = [np.subtract(a, b).tolist() for a, b in pairs]
     return margins.sort_index()
 
