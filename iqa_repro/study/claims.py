@@ -180,7 +180,7 @@ def judge_controls(
         sentence = (
             f"{main} above{name.removeprefix(main).replace(',', ' itself with', 1)}"
             if positive
-            else f"{main} differs from itself under other seeds"
+            else f"{main} is not told from itself under other seeds"
         )
         found = judge(Claim(sentence, _pooled(rows, main, name), "control"))
         verdict = (
