@@ -98,7 +98,7 @@ READINGS = {  # row -> variant, recipe
     "Adam inside and outside (default)": ("GRMP-IQA", "paper"),
     "Adam inside, Eq. 6 as printed": ("GRMP-IQA", "paper+outer_optimizer=sgd+must_learn=False"),
     "Eqs. 4–6 as printed": ("GRMP-IQA", "paper+inner_optimizer=sgd+outer_optimizer=sgd+must_learn=False"),
-    "released code": ("GRMP-IQA", "released+held_types=8+must_learn=False+meta_select=last"),
+    "released code": ("GRMP-IQA", "released+held_types=8+must_learn=False+meta_select=last+select=last"),
     "plain training": ("plain pre-training", "paper"),
 }
 
