@@ -103,7 +103,7 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
     }  # so that a kill comes before the end
     killed, whole = profile("killed_reproduce", **longer), profile("whole_reproduce", **longer)
     rows, state = figures_root(killed.stem) / name / "rows.csv", figures_root(killed.stem) / ".batch"
-    expected = 4 * 2  # λ, metrics: one split, one number of labels
+    expected = 6 * 2  # four λ and two controls, metrics: one split, one number of labels
     cache = tmp_path / "cache"
     for least in sorted(np.random.default_rng(11).choice(np.arange(1, expected // 2), kills, replace=False)):
         kill_when(call(killed, name, cache=cache), lambda n=least: len(kept(cache, "trial")) >= n)
@@ -133,7 +133,7 @@ def test_killed_run_goes_on_and_fan_out_measures_the_same(profile, tmp_path):
     other = figures_root(whole.stem) / name / "rows.csv"
     pd.testing.assert_frame_equal(measured(rows), measured(other))
     trials, prompts = kept(own, "trial"), kept(own, "prompts")
-    assert len(trials) == 4 and len(prompts) == 1  # the notebook at the end trained nothing of its own
+    assert len(trials) == 6 and len(prompts) == 1  # the notebook at the end trained nothing of its own
     begun = json.loads((other.parent / "run.json").read_text(encoding="utf-8"))["started"]
     assert max(p.stat().st_mtime for p in trials) < pd.Timestamp(begun).timestamp() + 1
     said = call(whole, name, "--fan-out", "--dry-run", cache=own).communicate(timeout=200)[0]
