@@ -239,7 +239,7 @@ def test_full_repeats_and_divides_as_appendix_b2_says():
     full, small = load_profile("full"), load_profile("embedded")
     assert adapter_protocol("agin", full) == AdapterProtocol(5, (0.7, 0.1, 0.2), "mean")
     assert adapter_protocol("eciqad", full) == AdapterProtocol(10, (0.8, 0.2), "median")
-    assert [adapter_protocol(name, small).splits for name in ("aigiqa20k", "eciqad", "agin")] == [3, 3, 3]
+    assert [adapter_protocol(name, small).splits for name in ("aigiqa20k", "eciqad", "agin")] == [5, 5, 5]
     trials = [t for t in table11(Settings(full)) if not t.shuffled and not t.redraw and t.shots]
     splits = {name: {t.split for t in trials if t.dataset == name} for name in ("eciqad", "agin")}
     assert splits == {"eciqad": set(range(10)), "agin": set(range(5))}

@@ -191,7 +191,7 @@ def test_an_experiment_shows_all_that_was_committed_of_it(site, page, name, kind
         (ROOT / f"paper_figures/embedded/uniqa/{name}/claims.json").read_text(encoding="utf-8")
     )
     page.locator("summary", has_text="claims, judged").first.click()
-    assert page.locator("details[open] td").count() == 3 * len(claims)
+    assert page.locator("details[open] td").count() == 4 * len(claims)  # sentence, kind, source, verdict
     assert page.locator("details[open] td").nth(3).inner_text() == claims[0]["verdict"]
     assert page.locator("summary", has_text="the table").count() == figures  # one beside each
 

@@ -120,10 +120,10 @@ HELD_PICTURES = 32  # of each kept-out type (our choice)
 
 def hold_types(
     tasks: list[Task],  # all distortion types
-    each: int,  # every n-th is kept out; 0: none
+    each: int,  # every n-th is kept out, of fewer the last; 0: none
 ) -> tuple[list[Task], list[Task]]:  # trained on, kept out
     "Distortion types that no meta-training sees (our choice)"
-    held = tasks[each - 1 :: each] if each else []
+    held = tasks[min(each, len(tasks)) - 1 :: each] if each else []
     return [task for task in tasks if task not in held], held
 
 
@@ -163,7 +163,7 @@ def check_learned(
 ) -> None:
     "Refuse prompts that learned nothing: the loss must fall by more than two standard errors (our choice)"
     fall = before - after
-    error = fall.std().item() / len(fall) ** 0.5
+    error = fall.std().item() / len(fall) ** 0.5 if len(fall) > 1 else 0.0
     if must and not fall.mean().item() > 2 * error:
         told = f"the loss on {len(fall)} unseen distortion types went from {before.mean():.4f} to {after.mean():.4f}"
         hint = "change rates or epochs in the profile's [meta]; the recipe setting must_learn=False takes the prompts as they are"
