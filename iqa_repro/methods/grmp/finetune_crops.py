@@ -109,14 +109,11 @@ def _state_bytes(model, blocks):  # of one crop before the tuned blocks
     return tokens * visual.conv1.out_channels * 4
 
 
-def _on_disk(
-    size,
-):  # bytes -> numbers (size / 4,) in a file that has no name any more; None: there is no room
+def _on_disk(size):
+    "Numbers (size / 4,) in a file that has no name any more; None: there is no room for `size` bytes"
     with tempfile.NamedTemporaryFile(dir=cache_root()) as file:
-        try:
-            os.posix_fallocate(
-                file.fileno(), 0, size
-            )  # a file with holes would kill the process that fills them
+        try:  # a file with holes would kill the process that fills them
+            os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             kept = f"outputs of the frozen blocks ({size / 2**30:.1f} GiB) are not kept on the disk of {cache_root()}"
             told = f"{kept}: {error.strerror}; they are computed for each batch, which is slower"
@@ -157,7 +154,7 @@ class TrainingCrops(CropSource):
         room, keep = None, each and size <= max(memory, settings.disk_gib * 2**30)
         if keep and not self.recipe.prompt_dropout:
             room = torch.empty(size // 4, device=self.device) if size <= memory else _on_disk(size)
-        kept: Any = _kept(self, settings.views, room) if room is not None or keep else (None, None)
+        kept: Any = _kept(self, settings.views, room) if keep else (None, None)
         self.tokens, self.answers = kept
         nine = 4 * 9 * len(self.images) * settings.views  # bytes of scene logits
         self.asked_once = each and nine <= memory
